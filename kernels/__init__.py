@@ -1,0 +1,1 @@
+"""Numerics on OpenCL devices, each operation with a numpy twin beside it."""

@@ -1,0 +1,117 @@
+"""Checks of shapes that every engine makes before it touches memory."""
+
+import math
+
+import numpy as np
+
+from kernels.errors import KernelError
+from kernels.interface import Array, Form
+
+
+def check_view(size: int, offset: int, shape: tuple[int, ...]) -> int:
+    """Return the number of elements of a view; raise KernelError if it leaves the array."""
+    count = math.prod(shape)
+    if offset < 0 or min(shape, default=0) < 0 or offset + count > size:
+        raise KernelError(
+            f"a view of {list(shape)} at {offset} leaves its array of {size} elements"
+        )
+    return count
+
+
+def check_pair(device: Array, host: np.ndarray) -> None:
+    """Raise KernelError unless a host array can be copied to or from a device's array."""
+    if host.dtype != device.dtype or host.size != device.size or not host.flags.c_contiguous:
+        raise KernelError(
+            f"cannot copy between {host.dtype}{list(host.shape)} on the host and "
+            f"{device.dtype}{list(device.shape)} on the device: "
+            "they must be equal in type and size, and contiguous"
+        )
+
+
+def check_type(what: str, array: Array, wanted: type[np.generic]) -> None:
+    """Raise KernelError unless an array has the wanted element type."""
+    if array.dtype != np.dtype(wanted):
+        raise KernelError(f"{what} takes {np.dtype(wanted)}, not {array.dtype}")
+
+
+def check_same(what: str, *pairs: tuple[Array, tuple[int, ...]]) -> None:
+    """Raise KernelError unless each array has the shape beside it."""
+    for array, shape in pairs:
+        if array.shape != shape:
+            raise KernelError(f"{what}: expected shape {list(shape)}, got {list(array.shape)}")
+
+
+def check_matmul(
+    a: Array,
+    b: Array,
+    out: Array,
+    form: Form,
+    bias: Array | None,
+    derivative: tuple[str, Array] | None,
+) -> tuple[int, int, int]:
+    """Return (M, N, K) of a product; raise KernelError if the shapes do not fit the form."""
+    if form not in ("nn", "tn", "nt"):
+        raise KernelError(f'unknown form {form!r} of a product: use "nn", "tn" or "nt"')
+    if not len(a.shape) == len(b.shape) == len(out.shape) == 2:
+        raise KernelError("a product takes matrices")
+    for array in (a, b, out, *(() if bias is None else (bias,))):
+        check_type("a product", array, np.float32)
+    m, k = a.shape if form != "tn" else (a.shape[1], a.shape[0])
+    inner, n = b.shape if form != "nt" else (b.shape[1], b.shape[0])
+    fits = inner == k and out.shape == (m, n)
+    fits = fits and (bias is None or bias.shape == (n,))
+    fits = fits and (derivative is None or derivative[1].shape == (m, n))
+    if not fits or min(m, n, k) < 1:
+        raise KernelError(
+            f"shapes do not fit the form {form}: {list(a.shape)} by {list(b.shape)} "
+            f"into {list(out.shape)}"
+            + ("" if bias is None else f", bias {list(bias.shape)}")
+            + ("" if derivative is None else f", derivative {list(derivative[1].shape)}")
+        )
+    return m, n, k
+
+
+def check_column_sum(a: Array, out: Array) -> tuple[int, int]:
+    """Return (rows, columns) of a column sum; raise KernelError if the shapes do not fit."""
+    if len(a.shape) != 2 or 0 in a.shape:
+        raise KernelError(f"column_sum takes a matrix with rows, got {list(a.shape)}")
+    rows, columns = a.shape
+    check_same("column_sum", (out, (columns,)))
+    for array in (a, out):
+        check_type("column_sum", array, np.float32)
+    return rows, columns
+
+
+def check_loss(
+    given: Array, wanted: Array, delta: Array, stats: Array, *, labelled: bool
+) -> tuple[int, int]:
+    """Return (B, C) of a loss; raise KernelError unless every array fits the first, [B,C]."""
+    if len(given.shape) != 2 or 0 in given.shape:
+        raise KernelError(f"a loss takes a matrix with rows, got {list(given.shape)}")
+    rows, columns = given.shape
+    check_same(
+        "a loss",
+        (wanted, (rows,) if labelled else (rows, columns)),
+        (delta, (rows, columns)),
+        (stats, (2,)),
+    )
+    check_type(
+        "a loss's labels" if labelled else "a loss", wanted, (np.float32, np.int32)[labelled]
+    )
+    for array in (given, delta, stats):
+        check_type("a loss", array, np.float32)
+    return rows, columns
+
+
+def check_flag(a: Array, flag: Array) -> None:
+    """Raise KernelError unless `a` is float32 and `flag` one int32."""
+    check_same("all_finite's flag", (flag, (1,)))
+    check_type("all_finite", a, np.float32)
+    check_type("all_finite's flag", flag, np.int32)
+
+
+def check_uniform(out: Array, key: tuple[int, int], counter: int) -> None:
+    """Raise KernelError unless the key is two 32-bit words and the counter one of 128 bits."""
+    check_type("uniform", out, np.float32)
+    if not all(0 <= word < 1 << 32 for word in key) or not 0 <= counter < 1 << 128:
+        raise KernelError("uniform takes a key of two 32-bit words and a counter of 128 bits")

@@ -1,0 +1,21 @@
+"""Open an engine for the device a person chose."""
+
+from kernels.device import choose
+from kernels.interface import Array, Engine, Form
+
+__all__ = ["Array", "Engine", "Form", "open_engine"]
+
+
+def open_engine(select: str = "auto") -> Engine:
+    """Choose a device, build and warm all its kernels, and return its engine.
+
+    Slow on a cold kernel cache (seconds), so call it off the event-loop thread. Raises DeviceError.
+    """
+    info = choose(select)
+    if info.type == "numpy":
+        from kernels.host import NumpyEngine
+
+        return NumpyEngine(info)
+    from kernels.opencl import OpenCLEngine
+
+    return OpenCLEngine(info)

@@ -1,0 +1,128 @@
+"""The numpy engine: the reference twins behind the engine's interface."""
+
+from typing import Any
+
+import numpy as np
+
+from kernels import reference
+from kernels.checks import (
+    check_column_sum,
+    check_flag,
+    check_loss,
+    check_matmul,
+    check_pair,
+    check_uniform,
+    check_view,
+)
+from kernels.device import DeviceInfo
+from kernels.errors import KernelError
+from kernels.interface import Array, Form
+
+
+class HostArray:
+    """An array in host memory."""
+
+    __slots__ = ("data", "dtype", "shape", "size")
+
+    def __init__(self, data: np.ndarray) -> None:
+        self.data = data
+        self.shape: tuple[int, ...] = data.shape
+        self.dtype: np.dtype[Any] = data.dtype
+        self.size = data.size
+
+    def view(self, offset: int, shape: tuple[int, ...]) -> "HostArray":
+        """Return a contiguous view that starts `offset` elements in and shares the memory."""
+        count = check_view(self.size, offset, shape)
+        return HostArray(self.data.reshape(-1)[offset : offset + count].reshape(shape))
+
+    def __repr__(self) -> str:
+        return f"HostArray({self.dtype}{list(self.shape)})"
+
+
+def _data(array: Array) -> np.ndarray:
+    if not isinstance(array, HostArray):
+        raise KernelError(f"{array!r} belongs to another engine than numpy's")
+    return array.data
+
+
+class NumpyEngine:
+    """Run every operation at once with numpy; `wait` only counts.
+
+    Products are those of the BLAS that numpy was built with, which does not promise that a row's
+    result is independent of the number of rows; the OpenCL engine does.
+    """
+
+    def __init__(self, info: DeviceInfo) -> None:
+        self.info = info
+        self.waits = 0
+
+    def empty(self, shape: tuple[int, ...], dtype: type[np.generic] = np.float32) -> Array:
+        """Return an uninitialised array in host memory."""
+        return HostArray(np.empty(shape, dtype))
+
+    def upload(self, target: Array, host: np.ndarray) -> None:
+        """Copy from `host` at once."""
+        check_pair(target, host)
+        _data(target).reshape(-1)[:] = host.reshape(-1)
+
+    def download(self, source: Array, host: np.ndarray) -> None:
+        """Copy to `host` at once."""
+        check_pair(source, host)
+        host[...] = _data(source).reshape(host.shape)
+
+    def wait(self) -> None:
+        """Count a wait; there is nothing to finish."""
+        self.waits += 1
+
+    def matmul(
+        self,
+        a: Array,
+        b: Array,
+        out: Array,
+        *,
+        form: Form = "nn",
+        bias: Array | None = None,
+        activation: str = "identity",
+        derivative: tuple[str, Array] | None = None,
+    ) -> None:
+        """Multiply matrices; see `Engine.matmul`."""
+        check_matmul(a, b, out, form, bias, derivative)
+        reference.matmul(
+            _data(a),
+            _data(b),
+            _data(out),
+            form=form,
+            bias=None if bias is None else _data(bias),
+            activation=activation,
+            derivative=None if derivative is None else (derivative[0], _data(derivative[1])),
+        )
+
+    def column_sum(self, a: Array, out: Array) -> None:
+        """Sum rows; see `Engine.column_sum`."""
+        check_column_sum(a, out)
+        reference.column_sum(_data(a), _data(out))
+
+    def softmax_cross_entropy(
+        self, logits: Array, labels: Array, delta: Array, stats: Array
+    ) -> None:
+        """Compute loss and gradient; see `Engine.softmax_cross_entropy`."""
+        check_loss(logits, labels, delta, stats, labelled=True)
+        reference.softmax_cross_entropy(_data(logits), _data(labels), _data(delta), _data(stats))
+
+    def mean_squared_error(self, output: Array, target: Array, delta: Array, stats: Array) -> None:
+        """Compute loss and gradient; see `Engine.mean_squared_error`."""
+        check_loss(output, target, delta, stats, labelled=False)
+        reference.mean_squared_error(_data(output), _data(target), _data(delta), _data(stats))
+
+    def all_finite(self, a: Array, flag: Array) -> None:
+        """Check that every element is finite; see `Engine.all_finite`."""
+        check_flag(a, flag)
+        reference.all_finite(_data(a), _data(flag))
+
+    def uniform(self, out: Array, *, key: tuple[int, int], counter: int) -> None:
+        """Fill with uniforms; see `Engine.uniform`."""
+        check_uniform(out, key, counter)
+        reference.uniform(_data(out), key=key, counter=counter)
+
+    def close(self) -> None:
+        """Do nothing: numpy holds no device."""

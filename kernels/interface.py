@@ -1,0 +1,104 @@
+"""What an engine offers, whichever device stands behind it."""
+
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from kernels.device import DeviceInfo
+
+Form = Literal["nn", "tn", "nt"]
+
+
+class Array(Protocol):
+    """A contiguous, C-ordered array in a device's memory, or a view into one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Extent of each dimension."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Element type."""
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+
+    def view(self, offset: int, shape: tuple[int, ...]) -> "Array":
+        """Return a contiguous view that starts `offset` elements in and shares the memory."""
+
+
+class Engine(Protocol):
+    """Operations on one device, enqueued in order; only `wait` waits.
+
+    An engine belongs to one thread at a time, since kernel objects are not thread-safe. Threads
+    that compute side by side open an engine each. Arrays of different engines do not mix.
+    """
+
+    info: DeviceInfo
+    waits: int
+    """Number of times the host has waited for the device."""
+
+    def empty(self, shape: tuple[int, ...], dtype: type[np.generic] = np.float32) -> Array:
+        """Return an uninitialised array of the device."""
+
+    def upload(self, target: Array, host: np.ndarray) -> None:
+        """Enqueue a copy to the device; `host` must stay unchanged until the next `wait`."""
+
+    def download(self, source: Array, host: np.ndarray) -> None:
+        """Enqueue a copy to `host`, which is valid after the next `wait`."""
+
+    def wait(self) -> None:
+        """Finish everything enqueued, counted in `waits`."""
+
+    def matmul(
+        self,
+        a: Array,
+        b: Array,
+        out: Array,
+        *,
+        form: Form = "nn",
+        bias: Array | None = None,
+        activation: str = "identity",
+        derivative: tuple[str, Array] | None = None,
+    ) -> None:
+        """Multiply matrices: `out[M,N] = epilogue(op(a) op(b))`.
+
+        Forms: "nn" takes a[M,K], b[K,N]; "tn" a[K,M], b[K,N] (a weight's gradient, x^T delta);
+        "nt" a[M,K], b[N,K] (an input's gradient, delta W^T). The epilogue adds `bias[N]`, applies
+        `activation`, then multiplies by the derivative of the named activation, taken from that
+        activation's output y[M,N] in `derivative = (name, y)`. `out` overlaps no other array.
+        """
+
+    def column_sum(self, a: Array, out: Array) -> None:
+        """Sum the rows of a[M,N] into out[N], from the first row to the last."""
+
+    def softmax_cross_entropy(
+        self, logits: Array, labels: Array, delta: Array, stats: Array
+    ) -> None:
+        """Compute the loss and its gradient by logits, per example.
+
+        `logits[B,C]` float32, `labels[B]` int32, `delta[B,C] = softmax - onehot` (not divided by
+        B), `stats[2]` float32 = (sum of losses, rows whose largest logit is the label's). A label
+        outside 0..C-1 gives a loss of NaN, so that it cannot pass for a number.
+        """
+
+    def mean_squared_error(self, output: Array, target: Array, delta: Array, stats: Array) -> None:
+        """Compute the loss and its gradient by output, per example.
+
+        An example's loss is the mean over C of (output - target)^2; `delta[B,C]` is its gradient,
+        `stats[2]` = (sum of losses, rows where output and target are largest in the same column).
+        """
+
+    def all_finite(self, a: Array, flag: Array) -> None:
+        """Set `flag[1]` int32 to 1 if every element of `a` is finite, else to 0."""
+
+    def uniform(self, out: Array, *, key: tuple[int, int], counter: int) -> None:
+        """Fill `out` with Philox4x32-10 uniforms in [0, 1), equal on every device.
+
+        `key` is two 32-bit words. `counter` is the 128-bit counter of the first block; each block
+        gives four numbers, and the next block's counter is one higher.
+        """
+
+    def close(self) -> None:
+        """Finish and release what the engine holds; a closed engine is not used again."""

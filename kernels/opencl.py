@@ -1,0 +1,194 @@
+"""The OpenCL engine: arrays as (buffer, offset), operations enqueued in one in-order queue."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from kernels.checks import (
+    check_column_sum,
+    check_flag,
+    check_loss,
+    check_matmul,
+    check_pair,
+    check_uniform,
+    check_view,
+)
+from kernels.device import DeviceInfo
+from kernels.errors import KernelError
+from kernels.families import SOURCES, Families
+from kernels.gemm import Gemm, gemm_source
+from kernels.interface import Array, Form
+from kernels.program import Located, OpenDevice, building, source
+
+
+class DeviceArray:
+    """A contiguous array in a device's memory: a buffer, and an offset into it in elements.
+
+    Views share the buffer. Sub-buffers would need the device's alignment; an offset does not.
+    """
+
+    __slots__ = ("buffer", "dtype", "offset", "owner", "shape", "size")
+
+    def __init__(
+        self,
+        owner: "OpenCLEngine",
+        buffer: Any,
+        offset: int,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+    ) -> None:
+        self.owner = owner
+        self.buffer = buffer
+        self.offset = offset
+        self.shape = shape
+        self.dtype = dtype
+        self.size = math.prod(shape)
+
+    def view(self, offset: int, shape: tuple[int, ...]) -> "DeviceArray":
+        """Return a contiguous view that starts `offset` elements in and shares the memory."""
+        check_view(self.size, offset, shape)
+        return DeviceArray(self.owner, self.buffer, self.offset + offset, shape, self.dtype)
+
+    def __repr__(self) -> str:
+        return f"DeviceArray({self.dtype}{list(self.shape)} on {self.owner.info.name})"
+
+
+class OpenCLEngine:
+    """Operations on one OpenCL device; see `Engine` for what each does.
+
+    Everything is enqueued in order; only `wait` waits. The engine belongs to one thread at a time:
+    kernel objects keep their arguments, so two threads would mix them.
+    """
+
+    def __init__(self, info: DeviceInfo) -> None:
+        self.info = info
+        self.waits = 0
+        tiled = info.type == "cpu"
+        texts = [gemm_source(form, tiled) for form in ("nn", "tn", "nt")] + [source(*SOURCES)]
+        with building(info, texts):
+            self.device = OpenDevice(info)
+            self._gemm = Gemm(self.device)
+            self._families = Families(self.device)
+            self._warm()
+        self.waits = 0
+
+    def _warm(self) -> None:
+        """Run every kernel once: many devices compile at the first launch."""
+        square, row = self.empty((1, 1)), self.empty((1,))
+        pair, word = self.empty((2,)), self.empty((1,), np.int32)
+        self.upload(square, np.ones((1, 1), np.float32))
+        self.upload(word, np.zeros(1, np.int32))
+        other, result = self.empty((1, 1)), self.empty((1, 1))
+        self.uniform(other, key=(0, 0), counter=0)
+        for form in ("nn", "tn", "nt"):
+            self.matmul(square, other, result, form=form)
+        self.column_sum(square, row)
+        self.softmax_cross_entropy(square, word, other, pair)
+        self.mean_squared_error(square, result, other, pair)
+        self.all_finite(other, word)
+        self.wait()
+
+    def _at(self, array: Array) -> Located:
+        if not isinstance(array, DeviceArray) or array.owner is not self:
+            raise KernelError(f"{array!r} does not belong to this engine on {self.info.name}")
+        return array.buffer, array.offset
+
+    def empty(self, shape: tuple[int, ...], dtype: type[np.generic] = np.float32) -> Array:
+        """Return an uninitialised array in the device's memory."""
+        of = np.dtype(dtype)
+        buffer = self.device.buffer(math.prod(shape) * of.itemsize)
+        return DeviceArray(self, buffer, 0, tuple(shape), of)
+
+    def upload(self, target: Array, host: np.ndarray) -> None:
+        """Enqueue a copy to the device; `host` must stay unchanged until the next `wait`."""
+        check_pair(target, host)
+        buffer, offset = self._at(target)
+        if host.size:
+            self.device.copy_in(buffer, offset * host.itemsize, host)
+
+    def download(self, source: Array, host: np.ndarray) -> None:
+        """Enqueue a copy to `host`, which is valid after the next `wait`."""
+        check_pair(source, host)
+        buffer, offset = self._at(source)
+        if host.size:
+            self.device.copy_out(buffer, offset * host.itemsize, host)
+
+    def wait(self) -> None:
+        """Finish everything enqueued, counted in `waits`."""
+        self.waits += 1
+        self.device.finish()
+
+    def matmul(
+        self,
+        a: Array,
+        b: Array,
+        out: Array,
+        *,
+        form: Form = "nn",
+        bias: Array | None = None,
+        activation: str = "identity",
+        derivative: tuple[str, Array] | None = None,
+    ) -> None:
+        """Enqueue a product with its epilogue.
+
+        A row's result depends on neither the number of rows nor the cut into tiles.
+        """
+        m, n, k = check_matmul(a, b, out, form, bias, derivative)
+        name, y = derivative or ("identity", None)
+        self._gemm(
+            self._at(a),
+            self._at(b),
+            self._at(out),
+            None if bias is None else self._at(bias),
+            None if y is None else self._at(y),
+            form=form,
+            activation=activation,
+            derivative=name,
+            m=m,
+            n=n,
+            k=k,
+        )
+
+    def column_sum(self, a: Array, out: Array) -> None:
+        """Enqueue the sum of the rows of a[M,N] into out[N], from the first row to the last."""
+        rows, columns = check_column_sum(a, out)
+        self._families.column_sum(self._at(a), self._at(out), rows, columns)
+
+    def softmax_cross_entropy(
+        self, logits: Array, labels: Array, delta: Array, stats: Array
+    ) -> None:
+        """Enqueue the loss of logits[B,C] by labels[B], and its gradient."""
+        shape = check_loss(logits, labels, delta, stats, labelled=True)
+        self._loss("softmax_cross_entropy", logits, labels, delta, stats, shape)
+
+    def mean_squared_error(self, output: Array, target: Array, delta: Array, stats: Array) -> None:
+        """Enqueue the loss of output[B,C] by target[B,C], and its gradient."""
+        shape = check_loss(output, target, delta, stats, labelled=False)
+        self._loss("mean_squared_error", output, target, delta, stats, shape)
+
+    def _loss(
+        self,
+        name: str,
+        given: Array,
+        wanted: Array,
+        delta: Array,
+        stats: Array,
+        shape: tuple[int, int],
+    ) -> None:
+        at = (self._at(given), self._at(wanted), self._at(delta), self._at(stats))
+        self._families.loss(name, *at, shape)
+
+    def all_finite(self, a: Array, flag: Array) -> None:
+        """Enqueue the check that every element is finite; `flag[1]` becomes 1 or 0."""
+        check_flag(a, flag)
+        self._families.all_finite(self._at(a), a.size, self._at(flag))
+
+    def uniform(self, out: Array, *, key: tuple[int, int], counter: int) -> None:
+        """Enqueue Philox4x32-10 uniforms in [0, 1)."""
+        check_uniform(out, key, counter)
+        self._families.uniform(self._at(out), out.size, key, counter)
+
+    def close(self) -> None:
+        """Finish, and release the queue and the context."""
+        self.device.close()

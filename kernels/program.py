@@ -1,0 +1,242 @@
+"""Open a device with pyopencl: build and cache programs, launch kernels, translate errors.
+
+Binaries are cached on disk by the OpenCL implementation (PoCL, GPU drivers) or else by pyopencl.
+The first process of a host to meet a device and a source builds, the others wait on a file lock.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+import pyopencl as cl
+
+from kernels.activations import ACTIVATIONS
+from kernels.device import DeviceInfo, found_devices
+from kernels.errors import DeviceError
+
+BUILD_DEADLINE = 120.0
+"""Seconds to wait for another process that builds the same kernels."""
+
+Located = tuple[Any, int]
+"""A buffer and an offset in elements."""
+
+POCL = "Portable Computing Language"
+
+
+def source(*names: str) -> str:
+    """Return the text of kernel sources that ship with the package, one after the other."""
+    folder = files("kernels") / "cl"
+    return "\n".join((folder / name).read_text(encoding="utf-8") for name in names)
+
+
+def define(values: Mapping[str, int | str]) -> str:
+    """Return one `#define` line for each value, replacing earlier ones."""
+    return "".join(f"#undef {name}\n#define {name} {value}\n" for name, value in values.items())
+
+
+class Kernel:
+    """One kernel with the types of its arguments fixed; like its device, for one thread at a time.
+
+    Buffers are passed as pyopencl's objects (None for one that the kernel will not touch), scalars
+    as Python numbers.
+    """
+
+    def __init__(self, device: "OpenDevice", kernel: Any) -> None:
+        self._device = device
+        self._kernel = kernel
+
+    def __call__(self, grid: tuple[int, ...], group: tuple[int, ...] | None, *args: Any) -> None:
+        """Enqueue the kernel over `grid` work-items in groups of `group`; wait for nothing."""
+        with self._device.translating("run a kernel"):
+            self._kernel(self._device.queue, grid, group, *args)
+
+
+class _Translating:
+    """Turn pyopencl's errors into DeviceError with the device's name: the one place that does."""
+
+    __slots__ = ("_doing", "_info")
+
+    def __init__(self, info: DeviceInfo, doing: str) -> None:
+        self._info = info
+        self._doing = doing
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> Literal[False]:
+        if isinstance(error, cl.MemoryError):
+            raise DeviceError(
+                f"device {self._info} is out of memory (could not {self._doing}): "
+                "use a smaller model or minibatch, or another device"
+            ) from error
+        if isinstance(error, cl.Error):
+            raise DeviceError(
+                f"device {self._info} failed: could not {self._doing}: {error}; "
+                "start this peer again, or choose another device by device.select"
+            ) from error
+        return False
+
+
+class OpenDevice:
+    """A device in use: its context, one in-order queue, and the host memory its copies still need.
+
+    It belongs to one thread at a time.
+    """
+
+    def __init__(self, info: DeviceInfo) -> None:
+        self.info = info
+        self.lanes = 16 if info.type == "cpu" else 1
+        self._pending: list[Any] = []
+        match = [
+            device
+            for found, device in found_devices()
+            if (found.index, found.name, found.driver) == (info.index, info.name, info.driver)
+        ]
+        if not match:
+            raise DeviceError(f"device {info} is gone: look at what `devices()` finds now")
+        if info.type == "cpu" and info.platform == POCL and shutil.which("ld") is None:
+            # PoCL ends the whole process when it cannot link, so this must be known before.
+            raise DeviceError(
+                f"device {info} needs the linker `ld` to build kernels: "
+                "install binutils (apt install binutils)"
+            )
+        with self.translating("open the device"):
+            self.context = cl.Context([match[0]])
+            self.queue = cl.CommandQueue(self.context)
+
+    def translating(self, doing: str) -> _Translating:
+        """Return a context in which pyopencl's errors become DeviceError."""
+        return _Translating(self.info, doing)
+
+    def build(self, text: str, values: Mapping[str, int | str]) -> Any:
+        """Build a program from `text` under the shared definitions and `values`."""
+        shared = {f"ACTIVATION_{entry.name.upper()}": entry.code for entry in ACTIVATIONS.values()}
+        whole = define({"LANES": self.lanes, **shared, **values}) + text
+        with self.translating("build its kernels"), warnings.catch_warnings():
+            # Compilers write remarks to the log; a real fault is an error.
+            warnings.simplefilter("ignore", cl.CompilerWarning)
+            return cl.Program(self.context, whole).build()
+
+    def kernel(self, program: Any, name: str, types: Sequence[Any]) -> Kernel:
+        """Return a kernel of a program; `types` has numpy's type of each scalar, None else."""
+        with self.translating(f"prepare its kernel {name}"):
+            kernel = cl.Kernel(program, name)
+            kernel.set_scalar_arg_dtypes(list(types))
+        return Kernel(self, kernel)
+
+    def buffer(self, nbytes: int) -> Any:
+        """Return a new buffer in the device's memory."""
+        with self.translating(f"allocate {nbytes} bytes"):
+            return cl.Buffer(self.context, cl.mem_flags.READ_WRITE, max(nbytes, 4))
+
+    def host_buffer(self, host: np.ndarray, *, written: bool = True) -> Any:
+        """Return a buffer that uses the memory of a host array in place."""
+        access = cl.mem_flags.READ_WRITE if written else cl.mem_flags.READ_ONLY
+        flags = access | cl.mem_flags.USE_HOST_PTR
+        with self.translating("use host memory"):
+            return cl.Buffer(self.context, flags, hostbuf=host)
+
+    def copy_in(self, buffer: Any, offset: int, host: np.ndarray) -> None:
+        """Enqueue a copy from `host` to byte `offset` of a buffer."""
+        with self.translating("copy to the device"):
+            # The event is kept because pyopencl waits for the copy where the event is dropped.
+            event = cl.enqueue_copy(self.queue, buffer, host, dst_offset=offset, is_blocking=False)
+        self._pending.append(event)
+
+    def copy_out(self, buffer: Any, offset: int, host: np.ndarray) -> None:
+        """Enqueue a copy from byte `offset` of a buffer to `host`."""
+        with self.translating("copy from the device"):
+            event = cl.enqueue_copy(self.queue, host, buffer, src_offset=offset, is_blocking=False)
+        self._pending.append(event)
+
+    def hand_to_host(self, buffer: Any, size: int) -> None:
+        """Enqueue what makes a host buffer's memory valid for the host after `finish`."""
+        if self.info.platform == POCL:
+            return  # its CPU device computes in the host's memory itself; a map costs 15 µs
+        with self.translating("map host memory"):
+            mapped, event = cl.enqueue_map_buffer(
+                self.queue,
+                buffer,
+                cl.map_flags.READ,
+                0,
+                (size,),
+                np.dtype(np.float32),
+                is_blocking=False,
+            )
+        self._pending.append((mapped, event))
+
+    def finish(self) -> None:
+        """Wait for everything enqueued."""
+        with self.translating("finish its work"):
+            self.queue.finish()
+        self._pending.clear()
+
+    def close(self) -> None:
+        """Finish and drop the queue and the context."""
+        self.finish()
+        del self.queue, self.context
+
+
+@contextmanager
+def building(info: DeviceInfo, texts: Sequence[str]) -> Iterator[None]:
+    """Hold a host-wide lock while kernels are built for the first time.
+
+    The file that says "built" is only a hint: where it lies (a cache was cleared), processes build
+    side by side, which costs time and nothing else. Raises DeviceError after BUILD_DEADLINE.
+    """
+    parts = (info.platform, info.name, info.driver, cl.VERSION_TEXT, *texts)
+    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
+    folder = cache_folder()
+    done = folder / f"{key}.built"
+    if done.exists():
+        yield
+        return
+    path = folder / f"{key}.lock"
+    with path.open("w") as lock:
+        _lock(lock.fileno(), path)
+        yield
+        done.touch()
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    deadline = time.monotonic() + BUILD_DEADLINE
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise DeviceError(
+                    f"another process has been building kernels for {BUILD_DEADLINE:.0f} s "
+                    f"(it holds {path}): look for one that hangs, and end it"
+                ) from None
+            time.sleep(0.05)
+        else:
+            return
+
+
+def cache_folder() -> Path:
+    """Return the folder for locks in the user's cache, or in the temporary folder without one."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    folder = (Path(base) if base else Path.home() / ".cache") / "paramserver" / "kernels"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        folder = Path(tempfile.gettempdir()) / f"paramserver-kernels-{os.getuid()}"
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -1,0 +1,1 @@
+"""The learner: models, data and training on a parameter server."""

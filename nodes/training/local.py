@@ -1,0 +1,138 @@
+"""A local cluster: peers as children of this process, which hosts the coordinator."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+from nodes.recipe import Recipe
+from nodes.training.driver import Driver, Plan, Progress
+from nodes.training.result import Result
+from paramserver.config import ClusterConfig, PeerConfig, StatusConfig
+from paramserver.console import new_identity
+from paramserver.errors import NotReady, ParamserverError, TryAgain, UserError
+from paramserver.launch.children import Child, Children, core_shares
+from paramserver.launch.lifeline import Handover
+from paramserver.peer import Peer
+
+SECTIONS = ("CLUSTER", "DEVICE", "STATUS")
+
+
+class Watch:
+    """Knows whether the children that a run needs are still there."""
+
+    def __init__(self, children: Children, workers: set[str]) -> None:
+        self._children = children
+        self._workers = workers
+        self._told: set[str] = set()
+        self.running = False
+
+    def __call__(self) -> None:
+        """Raise where the run cannot begin, or cannot go on, because children ended.
+
+        A shard that died in mid-run is left to the leader, whose error names the slices lost.
+        """
+        ended = [child for child in self._children.all if child.ended]
+        if ended and not self.running:
+            raise failure_of(ended[0])
+        if self._workers <= {child.name for child in ended}:
+            raise failure_of(ended[-1])
+
+
+def failure_of(child: Child) -> ParamserverError:
+    """Return the error that a child ended with, as its last words and exit code tell it."""
+    code = child.process.returncode
+    words = [line for line in child.tail().splitlines() if line.startswith(("node:", "paramserver:"))]
+    text = words[-1].partition(": ")[2] if words else f"see {child.log}"
+    how = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended ({code})"
+    kinds: dict[int | None, type[ParamserverError]] = {2: UserError, 3: NotReady, 75: TryAgain}
+    kind = kinds.get(code, TryAgain if code is not None and code < 0 else ParamserverError)
+    return kind(f"{child.name} {how}: {text}")
+
+
+async def train_locally(
+    plan: Plan,
+    result: Result,
+    output: Path,
+    progress: Progress,
+    on_driver: Callable[[Driver], None],
+) -> Result:
+    """Run ``plan`` on peers of this machine and end them all, whatever happens."""
+    recipe = plan.recipe
+    cluster = recipe.cluster
+    secret = secrets.token_bytes(32)
+    own = PeerConfig(
+        cluster=ClusterConfig(
+            name=cluster.name, deadline=cluster.deadline, session_timeout=cluster.session_timeout
+        ),
+        status=StatusConfig(host=recipe.status.host, port=recipe.status.port),
+    )
+    peer = Peer(own, new_identity("launcher"), secret, candidate=False)
+    async with (
+        peer.running(),
+        Children(Handover(secret.hex(), peer.address), output) as children,
+    ):
+        watch = Watch(children, await start_children(children, recipe))
+        spec = plan.spec(
+            workers=cluster.worker_count,
+            min_workers=cluster.worker_count,
+            min_shards=cluster.shard_count,
+        )
+        result.peers = len(children.all)
+
+        def note(state: dict[str, object]) -> None:
+            watch.running = True
+            progress(state)
+
+        driver = Driver(plan, spec, peer, output, note, watch)
+        on_driver(driver)
+        return await driver.run(result)
+
+
+async def start_children(children: Children, recipe: Recipe) -> set[str]:
+    """Start the peers that the recipe asks for; return the names of those that compute."""
+    cluster = recipe.cluster
+    common = [
+        f"--set=cluster.name={cluster.name}",
+        f"--set=cluster.deadline={cluster.deadline}",
+        f"--set=cluster.session_timeout={cluster.session_timeout}",
+        f"--set=device.select={recipe.device.select}",
+    ]
+    if recipe.device.cores is not None:
+        shares = [recipe.device.cores] * cluster.worker_count
+    else:
+        shares = core_shares(cluster.worker_count, None)
+    if cluster.dedicated:
+        for index in range(cluster.shard_count):
+            name = f"shard-{index}"
+            await children.start(
+                name, "paramserver", ["start", "--name", name, *common], environment(1)
+            )
+    role, prefix = ("worker", "worker") if cluster.dedicated else ("shard,worker", "peer")
+    names = [f"{prefix}-{index}" for index in range(cluster.worker_count)]
+    for name, share in zip(names, shares, strict=True):
+        await children.start(
+            name, "nodes", ["start", "--name", name, "--roles", role, *common], environment(share)
+        )
+    return set(names)
+
+
+def environment(cores: int) -> dict[str, str]:
+    """Return what a child's environment says beyond ours: its share of the cores.
+
+    Variables of ours that configure a peer are emptied: a child is configured by its launcher.
+    """
+    ours = {
+        name: ""
+        for name in os.environ
+        if name.startswith(tuple(f"PARAMSERVER_{section}__" for section in SECTIONS))
+    }
+    count = str(cores)
+    return {
+        **ours,
+        "POCL_MAX_PTHREAD_COUNT": count,
+        "OMP_NUM_THREADS": count,
+        "OPENBLAS_NUM_THREADS": count,
+    }

@@ -1,0 +1,105 @@
+"""What a run leaves behind: the result, and the model as a safetensors file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import save
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(slots=True)
+class Result:
+    """A run's result as ``--json`` prints it; ``accuracy`` and ``test_loss`` are over test data.
+
+    ``seconds`` is training only, ``total_seconds`` from the command to its end.
+    """
+
+    run: str
+    recipe: str
+    status: str = "failed"
+    error: str | None = None
+    epochs: int = 0
+    steps: int = 0
+    examples: int = 0
+    repeated_examples: int = 0
+    seconds: float = 0.0
+    total_seconds: float = 0.0
+    samples_per_second: float = 0.0
+    loss: float | None = None
+    test_loss: float | None = None
+    accuracy: float | None = None
+    staleness: dict[str, float] = field(
+        default_factory=lambda: {"mean": 0.0, "max": 0, "versions_mean": 0.0}
+    )
+    pushes: dict[str, int] = field(
+        default_factory=lambda: {"applied": 0, "duplicate": 0, "refused": 0}
+    )
+    peers: int = 0
+    device: str | None = None
+    output: str | None = None
+    exit_code: int = 1
+
+    def take(self, state: Mapping[str, Any]) -> None:
+        """Take over what the run table's snapshot says."""
+        for key in (
+            "status",
+            "error",
+            "epochs",
+            "steps",
+            "examples",
+            "repeated_examples",
+            "seconds",
+            "samples_per_second",
+            "loss",
+            "test_loss",
+            "pushes",
+        ):
+            setattr(self, key, state[key])
+        self.accuracy = state["test_accuracy"]
+        self.staleness = {key: state["staleness"][key] for key in ("mean", "max", "versions_mean")}
+        self.exit_code = 0 if self.status in ("done", "stopped") else state["exit_code"] or 1
+
+    def dump(self) -> dict[str, Any]:
+        """Return what ``--json`` prints: all but the exit code."""
+        values = asdict(self)
+        del values["exit_code"]
+        return values
+
+    def line(self) -> str:
+        """Return the result as one line of JSON."""
+        return json.dumps(self.dump(), allow_nan=False, default=float)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that it is there whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def write_model(
+    path: Path, weights: Floats, layout: list[tuple[str, int, tuple[int, ...]]], recipe: str
+) -> None:
+    """Write the flat ``weights`` as named tensors; ``layout`` holds (name, offset, shape).
+
+    The recipe travels in the file's metadata as JSON, so that the file alone says what it is.
+    """
+    tensors = {
+        name: np.ascontiguousarray(
+            weights[offset : offset + int(np.prod(shape, dtype=np.int64))].reshape(shape)
+        )
+        for name, offset, shape in layout
+    }
+    write_whole(path, save(tensors, metadata={"recipe": recipe, "format": "paramserver-model/1"}))

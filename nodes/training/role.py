@@ -1,0 +1,120 @@
+"""The worker's role of a peer: opens the device, and works on whatever run the cluster has."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from kernels.device import DeviceInfo
+from kernels.engine import Engine, open_engine
+from nodes.data import load_dataset
+from nodes.models import Model
+from nodes.recipe import Recipe
+from nodes.training.compute import Compute, ModelCompute
+from nodes.training.worker import RunWorker
+from paramserver.client import TableClient
+from paramserver.clocks import cut
+from paramserver.errors import Evicted, NotReady
+from paramserver.peer import Peer
+from paramserver.spec import RunSpec
+from paramserver.types import Span
+from paramserver.wire.run import Finished
+
+log = logging.getLogger(__name__)
+
+
+class WorkerRole:
+    """Computes for the cluster. ``wrap`` may replace what a run computes with (see `Compute`)."""
+
+    name = "worker"
+
+    def __init__(self, device: str, wrap: Callable[[Compute], Compute] | None = None) -> None:
+        self._select = device
+        self._wrap = wrap
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compute")
+        self._engine: Engine | None = None
+        self.last: Finished | None = None
+
+    def __repr__(self) -> str:
+        return f"<WorkerRole on {self.device}>"
+
+    @property
+    def device(self) -> str:
+        """The device's name, once it is open."""
+        info: DeviceInfo | None = self._engine.info if self._engine is not None else None
+        return info.name if info is not None else f"{self._select} (not open yet)"
+
+    async def prepare(self) -> None:
+        """Open the device and build its kernels, on the thread that owns them."""
+        loop = asyncio.get_running_loop()
+        self._engine = await loop.run_in_executor(self._thread, open_engine, self._select)
+
+    async def run(self, peer: Peer) -> None:
+        """Work on one run after the other until cancelled.
+
+        A worker that holds slices too goes on serving them after it was dropped from a run.
+
+        Raises:
+            Evicted: this incarnation was dropped from a run, and holds nothing.
+        """
+        try:
+            done: tuple[str, int] | None = None
+            while True:
+                run = await peer.wait_for_run(other_than=done)
+                spec = await peer.run_spec(run.name)
+                if spec is not None:
+                    try:
+                        await self._work(peer, spec)
+                    except Evicted as error:
+                        if "shard" not in peer.roles:
+                            raise
+                        log.error("computing no more for this run, still serving slices: %s", error)
+                done = (run.name, run.attempt)
+        finally:
+            self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _work(self, peer: Peer, spec: RunSpec) -> None:
+        """Work on one run for as long as the map names it."""
+        loop = asyncio.get_running_loop()
+        compute, fingerprint = await loop.run_in_executor(self._thread, self._build, spec)
+        worker = RunWorker(
+            spec,
+            peer.me,
+            self.device,
+            peer.links,
+            TableClient(peer.links, peer.maps, spec.table_name, peer.me, deadline=spec.deadline),
+            lambda: peer.run_address(spec.name),
+            compute,
+            self._thread,
+            fingerprint,
+        )
+        working = asyncio.ensure_future(worker.run())
+        withdrawn = asyncio.ensure_future(peer.wait_for_end_of(spec.name, spec.attempt))
+        try:
+            await asyncio.wait({working, withdrawn}, return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                self.last = working.result()
+                log.info("run %s is over: %s", spec.name, self.last.status)
+            else:
+                log.info("run %s was withdrawn", spec.name)
+        finally:
+            for task in (working, withdrawn):
+                task.cancel()
+            await asyncio.gather(working, withdrawn, return_exceptions=True)
+
+    def _build(self, spec: RunSpec) -> tuple[Compute, str]:
+        """Load the data and make the model, on the compute thread."""
+        if self._engine is None:
+            raise NotReady("the worker's device is not open")
+        recipe = Recipe.model_validate(spec.recipe)
+        dataset = load_dataset(recipe.data)
+        model = Model.for_dataset(recipe.model, dataset)
+        largest = max(
+            len(span) for span in cut(Span(0, spec.batch_size), spec.table.parts)
+        )
+        compute: Compute = ModelCompute(
+            self._engine, model, dataset, seed=spec.seed, largest=largest
+        )
+        return (self._wrap(compute) if self._wrap is not None else compute), dataset.fingerprint()

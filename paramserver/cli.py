@@ -1,0 +1,170 @@
+"""The command ``paramserver``: shards, spares, configuration and the doctor."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kernels.engine import open_engine
+from paramserver import __version__
+from paramserver.config import PeerConfig
+from paramserver.configfile import Loaded, load, read_document, show
+from paramserver.console import (
+    check_join,
+    live,
+    new_identity,
+    read_secret,
+    run_app,
+    run_loop,
+    say,
+    start_logging,
+)
+from paramserver.errors import UserError
+from paramserver.launch.lifeline import read_handover
+from paramserver.peer import Peer
+
+log = logging.getLogger(__name__)
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Hold slices of a model's weights, and serve them to workers.",
+)
+config_app = typer.Typer(no_args_is_help=True, help="Look at a peer's configuration.")
+app.add_typer(config_app, name="config")
+
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="A TOML or JSON file with [cluster], [status], …")
+]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", help="One value, such as cluster.deadline=5.")
+]
+Join = Annotated[str | None, typer.Option(help="host:port of a peer that hosts the coordinator.")]
+Name = Annotated[str | None, typer.Option(help="This peer's name; made up unless given.")]
+Lifeline = Annotated[int | None, typer.Option(hidden=True)]
+
+
+def load_peer(
+    file: Path | None, sets: list[str] | None, flags: dict[str, object]
+) -> Loaded[PeerConfig]:
+    """Load a peer's configuration from its layers."""
+    document = read_document(file) if file is not None else None
+    return load(
+        PeerConfig, document=document, name=str(file or "configuration"), sets=sets or (), flags=flags
+    )
+
+
+@app.command()
+def start(
+    join: Join = None,
+    embedded: Annotated[
+        bool, typer.Option("--embedded", help="Host the coordinator instead of joining one.")
+    ] = False,
+    roles: Annotated[str, typer.Option(help="shard, or none for a spare that may lead.")] = "shard",
+    name: Name = None,
+    listen: Annotated[str | None, typer.Option(help="host:port to serve at.")] = None,
+    secret_file: Annotated[
+        Path | None, typer.Option(help="A file with the cluster's secret.")
+    ] = None,
+    insecure: Annotated[
+        bool | None, typer.Option("--insecure", help="Serve other machines without a secret.")
+    ] = None,
+    config: ConfigFile = None,
+    set_: Sets = None,
+    lifeline: Lifeline = None,
+) -> None:
+    """Start a peer that holds slices (or a spare), until SIGTERM or Ctrl-C."""
+    if roles not in ("shard", "none"):
+        raise UserError(f"--roles {roles}: shard or none; `node start` has the role worker")
+    loaded = load_peer(
+        config,
+        set_,
+        {**listen_flags(listen), "cluster.secret_file": secret_file, "cluster.insecure": insecure},
+    )
+    start_logging()
+    secret = read_secret(loaded.config)
+    if lifeline is not None:
+        handover = read_handover(lifeline)
+        join, secret = handover.join, bytes.fromhex(handover.secret)
+    check_join(join)
+    if (join is None) != embedded:
+        raise UserError(
+            "give either --join host:port of a peer that hosts the coordinator, or --embedded to "
+            "host it here"
+        )
+    peer = Peer(
+        loaded.config,
+        new_identity(name),
+        secret,
+        shard=roles == "shard",
+        join=join,
+        open_engine=partial(open_engine, loaded.config.device.select),
+    )
+    signals = run_loop(live(peer, lifeline=lifeline, embedded=embedded))
+    signals.reraise()
+
+
+def listen_flags(listen: str | None) -> dict[str, object]:
+    """Return ``--listen host:port`` as configuration flags."""
+    if listen is None:
+        return {}
+    host, colon, port = listen.rpartition(":")
+    if not (colon and host and port.isdigit()):
+        raise UserError(f"--listen {listen}: write it as host:port, such as 0.0.0.0:7000")
+    return {"cluster.host": host, "cluster.port": int(port)}
+
+
+@config_app.command("check")
+def config_check(config: ConfigFile = None, set_: Sets = None) -> None:
+    """Say whether a configuration is valid; one line for each fault."""
+    load_peer(config, set_, {})
+    say("valid")
+
+
+@config_app.command("show")
+def config_show(config: ConfigFile = None, set_: Sets = None) -> None:
+    """Print every value and where it came from."""
+    print_values(load_peer(config, set_, {}))
+
+
+def print_values(loaded: Loaded[PeerConfig]) -> None:
+    """Print a configuration as aligned lines: key, value, origin."""
+    rows = show(loaded)
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    for key, value, origin in rows:
+        print(f"{key:<{widths[0]}}  {value:<{widths[1]}}  {origin}")
+
+
+@app.command()
+def doctor(
+    device: Annotated[str | None, typer.Option(help="Examine this device only.")] = None,
+) -> None:
+    """Try every device, kernel family and the network of this machine, and say what is wrong."""
+    from paramserver.doctor import examine  # what it measures with is slow to import
+
+    raise SystemExit(run_loop(examine(device, print)))
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options of the command itself."""
+
+
+def main() -> None:
+    """Run the command."""
+    run_app(app, "paramserver")

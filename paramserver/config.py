@@ -1,0 +1,244 @@
+"""The configuration that the server's side knows: cluster, device, status and training.
+
+Models here are frozen, refuse unknown keys, and are strict: the text "3" is no number. What a
+person writes as text (environment, command line) is parsed in `paramserver.configfile` before it
+comes here. The recipe in `nodes` puts its model and data beside these sections.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
+from pydantic_core import PydanticCustomError
+
+from paramserver.spec import Rule, RuleName
+
+Positive = Annotated[int, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+Text = Annotated[str, Field(min_length=1)]
+
+LARGEST_BATCH = 1 << 20
+MOST_PARTS = 65536
+SESSION_TIMEOUT = 4.0
+SESSION_SHARE = 0.4
+
+
+def fault(key: str, text: str) -> PydanticCustomError:
+    """Return the error to raise in a section's validator where one ``key`` of it is wrong.
+
+    Plain ValueErrors of validators name the section only.
+    """
+    return PydanticCustomError("key_fault", "{text}", {"key": key, "text": text})
+
+
+def _expand(value: object) -> object:
+    return Path(value).expanduser() if isinstance(value, str) and value else value
+
+
+FilePath = Annotated[Path, Strict(False), BeforeValidator(_expand)]
+
+
+class Section(BaseModel):
+    """A frozen, strict group of keys that refuses unknown ones."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=False
+    )
+
+
+class ClusterConfig(Section):
+    """How peers find each other, how many a local cluster starts, and how long anybody waits.
+
+    ``peers`` is how many with both roles the launcher starts, 2 unless ``shards`` and ``workers``
+    are given. ``deadline`` bounds any one request. ``host`` and ``port`` are what a peer listens on
+    (port 0: any free one), ``advertise`` the host name that it tells others instead.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] = "local"
+    peers: Annotated[int, Field(gt=0, le=1024)] | None = None
+    shards: Annotated[int, Field(gt=0, le=1024)] | None = None
+    workers: Annotated[int, Field(gt=0, le=1024)] | None = None
+    replicas: Positive = 1
+    min_workers: Positive = 1
+    deadline: Seconds = 10.0
+    session_timeout: Seconds = SESSION_TIMEOUT
+    host: Text = "127.0.0.1"
+    port: Port = 0
+    advertise: Text | None = None
+    secret_file: FilePath | None = None
+    insecure: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, values: Any) -> Any:
+        """Fill in the defaults that depend on other keys."""
+        if not isinstance(values, dict):
+            return values
+        filled = dict(values)
+        if all(filled.get(key) is None for key in ("peers", "shards", "workers")):
+            filled["peers"] = 2
+        deadline = filled.get("deadline")
+        if "session_timeout" not in filled and isinstance(deadline, int | float):
+            filled["session_timeout"] = max(min(SESSION_TIMEOUT, SESSION_SHARE * deadline), 1e-3)
+        return filled
+
+    @model_validator(mode="after")
+    def _check(self) -> ClusterConfig:
+        if self.peers is not None and (self.shards is not None or self.workers is not None):
+            raise fault("peers", "give either peers, or shards and workers, not both")
+        if self.shards is None and self.workers is not None:
+            raise fault("shards", "missing: cluster.workers needs it")
+        if self.workers is None and self.shards is not None:
+            raise fault("workers", "missing: cluster.shards needs it")
+        if self.replicas != 1:
+            raise fault("replicas", "replication does not exist yet: must be 1")
+        if self.session_timeout > self.deadline:
+            raise fault(
+                "session_timeout",
+                f"must not exceed cluster.deadline ({self.deadline:g} s): a dead peer is to be "
+                "noticed within it",
+            )
+        if not self.insecure and self.secret_file is None and not is_loopback(self.host):
+            raise fault(
+                "host",
+                f"{self.host} is reachable from other machines and there is no secret: set "
+                "cluster.secret_file, or cluster.insecure = true to do without",
+            )
+        return self
+
+    @property
+    def dedicated(self) -> bool:
+        """Whether the local cluster starts shards and workers instead of peers with both roles."""
+        return self.peers is None
+
+    @property
+    def shard_count(self) -> int:
+        """How many processes of the local cluster hold slices."""
+        return self.shards or self.peers or 0
+
+    @property
+    def worker_count(self) -> int:
+        """How many processes of the local cluster compute."""
+        return self.workers or self.peers or 0
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether only this machine can reach what listens on ``host``; names are not looked up."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+class DeviceConfig(Section):
+    """What to compute on.
+
+    ``select`` is "auto", an index, a part of a name, a type ("cpu", "gpu") or "numpy"; ``cores``
+    the CPU cores that one worker uses, its share of the machine unless given.
+    """
+
+    select: Text = "auto"
+    cores: Annotated[int, Field(gt=0, le=4096)] | None = None
+
+
+class StatusConfig(Section):
+    """Where a peer serves its status page and metrics; port 0 is any free one."""
+
+    host: Text = "127.0.0.1"
+    port: Port = 0
+
+
+def _schedule(value: object) -> object:
+    """Read a rate: one number, or pairs of (first server update, rate)."""
+
+    def number(candidate: object) -> float:
+        if not isinstance(candidate, int | float) or isinstance(candidate, bool):
+            raise ValueError(f"must be a number or a list of [step, rate] pairs, not {candidate!r}")
+        if not 0 <= candidate < float("inf"):
+            raise ValueError(f"must be a finite rate of at least 0, not {candidate!r}")
+        return float(candidate)
+
+    if not isinstance(value, list | tuple):
+        return number(value)
+    pairs: list[tuple[int, float]] = []
+    for pair in value:
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise ValueError(f"must be a list of [step, rate] pairs; {pair!r} is none")
+        step, rate = pair
+        if not isinstance(step, int) or isinstance(step, bool):
+            raise ValueError(f"a step must be a whole number, not {step!r}")
+        pairs.append((step, number(rate)))
+    steps = [step for step, _ in pairs]
+    if not steps or steps[0] != 0:
+        raise ValueError("the first step of a schedule must be 0")
+    if any(later <= earlier for earlier, later in pairwise(steps)):
+        raise ValueError("the steps of a schedule must increase")
+    return tuple(pairs)
+
+
+Rate = Annotated[float | tuple[tuple[int, float], ...], BeforeValidator(_schedule)]
+
+
+class TrainConfig(Section):
+    """How to train.
+
+    ``batch_size`` is the global minibatch of one clock in bsp, one push's minibatch otherwise.
+    ``parts`` cut a bsp clock's minibatch, one for each worker at the start unless given. ``rate``
+    is constant or stepwise by server updates. The rule's numbers mean what its paper says:
+    ``decay`` is RMSProp's, ``beta1`` and ``beta2`` Adam's.
+    """
+
+    batch_size: Annotated[int, Field(gt=0, le=LARGEST_BATCH)] = 128
+    parts: Annotated[int, Field(gt=0, le=MOST_PARTS)] | None = None
+    epochs: Annotated[int, Field(gt=0, le=1_000_000)] = 5
+    period: Positive = 1
+    rule: RuleName = "momentum"
+    rate: Rate = 0.1
+    momentum: Fraction = 0.9
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    decay: Fraction = 0.99
+    epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainConfig:
+        if self.period != 1:
+            raise fault("period", 'must be 1: mode "gradient" pushes after each step')
+        if self.parts is not None and self.parts > self.batch_size:
+            raise fault("parts", f"must not exceed train.batch_size ({self.batch_size})")
+        return self
+
+    @property
+    def schedule(self) -> tuple[tuple[int, float], ...]:
+        """The rate as (first server update, rate) pairs."""
+        return self.rate if isinstance(self.rate, tuple) else ((0, self.rate),)
+
+    def update_rule(self) -> Rule:
+        """Return the rule as the servers take it."""
+        return Rule(
+            name=self.rule,
+            rate=self.schedule,
+            momentum=self.momentum,
+            beta1=self.beta1,
+            beta2=self.beta2,
+            decay=self.decay,
+            epsilon=self.epsilon,
+            weight_decay=self.weight_decay,
+        )
+
+
+class PeerConfig(Section):
+    """What a peer that joins a cluster needs to know; the run's recipe comes from the cluster."""
+
+    cluster: ClusterConfig = Field(default_factory=ClusterConfig)
+    device: DeviceConfig = Field(default_factory=DeviceConfig)
+    status: StatusConfig = Field(default_factory=StatusConfig)

@@ -1,0 +1,196 @@
+"""What both commands share: errors as one line, exit codes, logging, signals, a peer's life."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import typer
+
+from kernels.errors import KernelError
+from paramserver.config import PeerConfig, is_loopback
+from paramserver.errors import ConfigurationError, NotReady, ParamserverError, UserError
+from paramserver.launch.lifeline import watch_lifeline
+from paramserver.peer import Peer
+from paramserver.types import PeerId
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+SHORTEST_SECRET = 16
+
+
+def say(text: str) -> None:
+    """Print a line for a person: to stderr, since stdout is for results."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def run_app(app: typer.Typer, program: str) -> None:
+    """Run a command line; an error of ours is one clear line and its exit code."""
+    try:
+        app(prog_name=program)
+    except KernelError as error:
+        _fail(program, str(error), NotReady.exit_code)
+    except ParamserverError as error:
+        _fail(program, str(error), error.exit_code)
+    except BrokenPipeError:
+        # Nobody reads what we print any more; leave without a second error at shutdown.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+
+
+def _fail(program: str, text: str, code: int) -> None:
+    for line in text.splitlines():
+        say(f"{program}: {line}")
+    raise SystemExit(code)
+
+
+def start_logging(level: str = "info") -> None:
+    """Log to stderr with time, level and origin."""
+    logging.basicConfig(
+        level=level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+
+
+def run_loop(main: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine on uvloop where it is installed, else on asyncio's own loop."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(main)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main)
+
+
+def read_secret(config: PeerConfig) -> bytes:
+    """Return the cluster's secret from ``cluster.secret_file``; empty where there is none.
+
+    Raises:
+        ConfigurationError: the file is missing, too short or readable by others.
+    """
+    path = config.cluster.secret_file
+    if path is None:
+        return b""
+    return secret_of(path)
+
+
+def secret_of(path: Path) -> bytes:
+    """Read a secret file: at least 16 bytes, white space around it aside."""
+    try:
+        secret = path.read_bytes().strip()
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise ConfigurationError(f"cluster.secret_file: {path}: {error.strerror}") from error
+    if len(secret) < SHORTEST_SECRET:
+        raise ConfigurationError(
+            f"cluster.secret_file: {path}: shorter than {SHORTEST_SECRET} bytes; make one with "
+            f"`openssl rand -hex 32 > {path}`"
+        )
+    if mode & 0o077:
+        raise ConfigurationError(
+            f"cluster.secret_file: {path}: others may read it; `chmod 600 {path}`"
+        )
+    return secret
+
+
+def new_identity(name: str | None) -> PeerId:
+    """Return this process's name and incarnation; incarnations grow from one life to the next."""
+    if name is None:
+        host = socket.gethostname().partition(".")[0] or "peer"
+        name = f"{host}-{os.getpid()}-{secrets.token_hex(2)}"
+    return PeerId(name, time.time_ns())
+
+
+def check_join(join: str | None) -> None:
+    """Refuse an address that is none.
+
+    Raises:
+        UserError: it is not host:port.
+    """
+    if join is None:
+        return
+    host, colon, port = join.rpartition(":")
+    if not (host and colon and port.isdigit() and 0 < int(port) < 65536):
+        raise UserError(f"--join {join}: write it as host:port, such as 127.0.0.1:7000")
+
+
+class Signals:
+    """SIGINT and SIGTERM: the first asks for an end in good order, the second forces it.
+
+    After the end, `reraise` ends the process by the signal that it got, so that whoever started it
+    sees the truth.
+    """
+
+    def __init__(self, asked: Callable[[str], None]) -> None:
+        self._asked = asked
+        self.got: signal.Signals | None = None
+
+    def install(self) -> None:
+        """Take over both signals on the running loop."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._handle, number)
+
+    def _handle(self, number: signal.Signals) -> None:
+        if self.got is not None:
+            say("ending at once")
+            self.reraise()
+        self.got = number
+        self._asked(number.name)
+
+    def reraise(self) -> None:
+        """End this process by the signal it got, if it got one."""
+        if self.got is not None:
+            signal.signal(self.got, signal.SIG_DFL)
+            os.kill(os.getpid(), self.got)
+
+
+async def live(peer: Peer, *, lifeline: int | None, embedded: bool) -> Signals:
+    """Run a peer until a signal, or the end of its lifeline, asks it to leave."""
+    stop = asyncio.Event()
+
+    def leave(reason: str) -> None:
+        log.info("leaving: %s", reason)
+        stop.set()
+
+    signals = Signals(leave)
+    signals.install()
+    watching = (
+        asyncio.ensure_future(watch_lifeline(lifeline, lambda: leave("the launcher is gone")))
+        if lifeline is not None
+        else None
+    )
+
+    def ready() -> None:
+        roles = ", ".join(peer.roles) or "none"
+        say(
+            f"peer {peer.me.name} of cluster {peer.config.cluster.name} serves at {peer.address} "
+            f"(roles: {roles}), status page http://{peer.status_address}/"
+        )
+        if embedded:
+            say(
+                f"others join with --join {peer.address}; this peer hosts the coordinator: "
+                "its death ends the cluster"
+            )
+        if peer.config.cluster.insecure and not is_loopback(peer.config.cluster.host):
+            say("warning: --insecure: whoever reaches this port can read and change the weights")
+
+    try:
+        await peer.run(stop, ready)
+    finally:
+        if watching is not None:
+            watching.cancel()
+    return signals

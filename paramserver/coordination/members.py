@@ -1,0 +1,221 @@
+"""Who is there: every peer is an ephemeral node, everybody has a view that converges."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import uuid
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from paramserver.coordination.layout import Ground, Layout
+from paramserver.coordination.port import SessionState, Stat, Store
+from paramserver.coordination.watching import INTERRUPTIONS, PAUSE, Signal, Watching
+from paramserver.errors import BadVersion, NodeExists, NoNode, Unavailable
+
+log = logging.getLogger(__name__)
+
+FOREIGN_WAIT = 1.5
+"""How long, in session timeouts, a new peer waits for an earlier life of its name to vanish."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberInfo:
+    """What a peer says of itself when it registers.
+
+    ``address`` is where it serves peers, ``status`` where it serves people (both host:port).
+    """
+
+    name: str
+    incarnation: int
+    address: str
+    roles: tuple[str, ...] = ()
+    status: str = ""
+    device: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "roles", tuple(self.roles))
+
+    def dump(self) -> dict[str, Any]:
+        """Return the JSON-able document."""
+        return {**asdict(self), "roles": list(self.roles)}
+
+    @classmethod
+    def parse(cls, document: dict[str, Any]) -> MemberInfo:
+        """Return the member of a document; keys that this version does not know are left.
+
+        Raises:
+            ValueError: it is no member.
+        """
+        try:
+            return cls(
+                name=str(document["name"]),
+                incarnation=int(document["incarnation"]),
+                address=str(document["address"]),
+                roles=tuple(str(role) for role in document.get("roles", ())),
+                status=str(document.get("status", "")),
+                device=str(document.get("device", "")),
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"no member: {error!r}") from error
+
+
+class Members:
+    """The members of the cluster, and this peer among them.
+
+    ``current`` is the newest view, by name; ``changes`` is notified whenever it is another, and
+    when this peer has registered.
+    """
+
+    def __init__(self, store: Store, layout: Layout, ground: Ground) -> None:
+        self.current: dict[str, MemberInfo] = {}
+        self.changes = Signal()
+        self._store = store
+        self._layout = layout
+        self._ground = ground
+        self._watching = Watching(store)
+        self._mine: MemberInfo | None = None
+        self._registered_in = 0
+        self._registering = asyncio.Lock()
+
+    def __repr__(self) -> str:
+        return f"<Members {sorted(self.current)}>"
+
+    @property
+    def mine(self) -> MemberInfo | None:
+        """What this peer registered, None where it did not."""
+        return self._mine
+
+    async def wait_changed(self, known: dict[str, MemberInfo], seconds: float) -> bool:
+        """Wait until ``current`` is not ``known``, at most ``seconds``; say whether it is not."""
+        return await self.changes.until(lambda: self.current != known, seconds)
+
+    async def register(self, info: MemberInfo) -> None:
+        """Register this peer, and again in each new session from now on.
+
+        A node of an earlier life of the same name is waited for, one and a half session timeouts at
+        most, then replaced.
+
+        Raises:
+            NodeExists: a living peer holds the name; the text names it.
+            Unavailable: the store could not be reached in that time.
+        """
+        await self._put(info)
+        self._mine = info
+        self._watching.look_again()
+        self.changes.notify()
+
+    async def run(self) -> None:
+        """Keep the view, and this peer in it, until cancelled or the store is closed.
+
+        Raises:
+            NodeExists: in a new session a living peer holds this peer's name.
+        """
+        await self._watching.keep_looking(self._look)
+
+    # The view
+
+    async def _look(self) -> None:
+        await self._ground.ready()
+        mine, watching = self._mine, self._watching
+        watching.arm(self._layout.members, "children")
+        names = await self._store.children(self._layout.members)
+        if mine is not None and (
+            mine.name not in names or self._registered_in != self._store.session.id
+        ):
+            await self._put(mine)
+            names = sorted({*names, mine.name})
+        found: dict[str, MemberInfo] = {}
+        for name in names:
+            path = f"{self._layout.members}/{name}"
+            known = self.current.get(name)
+            if watching.arm(path, "data") or known is None:
+                known = await self._read(path)
+            if known is not None:
+                found[name] = known
+        for name in self.current.keys() - set(names):
+            watching.disarm(f"{self._layout.members}/{name}", "data")
+        if found != self.current:
+            self.current = found
+            self.changes.notify()
+
+    async def _read(self, path: str) -> MemberInfo | None:
+        try:
+            return _parse(path, await self._store.get(path))
+        except NoNode:
+            return None
+
+    # This peer's own node
+
+    async def _put(self, info: MemberInfo) -> None:
+        """Make this peer's node in this session, whatever stands there of a dead one."""
+        async with self._registering:
+            session = self._store.session
+            seconds = FOREIGN_WAIT * session.timeout
+            end = session.clock() + seconds
+            while True:
+                owner: MemberInfo | None = None
+                try:
+                    await self._ground.ready()
+                    owner = await self._try_put(info)
+                    if owner is None:
+                        return
+                    waited_for = f"{owner.name} #{owner.incarnation} at {owner.address}"
+                except INTERRUPTIONS as error:
+                    waited_for = str(error)
+                    await session.connected(max(end - session.clock(), 0))
+                    await asyncio.sleep(PAUSE)
+                if session.clock() >= end or session.state is SessionState.CLOSED:
+                    if owner is not None:
+                        raise NodeExists(
+                            f"the name {info.name!r} belongs to a living peer: {waited_for}; "
+                            "choose another name or stop that peer",
+                            owner=owner.dump(),
+                        )
+                    raise Unavailable(
+                        f"cannot register {info.name} after {seconds:.1f} s: {waited_for}"
+                    )
+
+    async def _try_put(self, info: MemberInfo) -> MemberInfo | None:
+        """Try once to make the node; return who holds the name where another does."""
+        store, path = self._store, self._layout.member(info.name)
+        # The watch comes before the attempt, so the owner's going in between is not missed.
+        gone = store.watch(path, "data")
+        try:
+            session = store.session.id
+            data = _encode(info)
+            with contextlib.suppress(NodeExists):
+                _, stat = await store.create(path, data, ephemeral=True)
+                self._registered_in = stat.owner
+                return None
+            try:
+                held, stat = await store.get(path)
+                if stat.owner == session:
+                    if _parse(path, (held, stat)) != info:
+                        await store.set(path, data, stat.version)
+                    self._registered_in = session
+                    return None
+                if stat.owner in store.session.past:
+                    await store.delete(path, stat.version)
+                    return await self._try_put(info)
+            except (NoNode, BadVersion):
+                return await self._try_put(info)
+            owner = _parse(path, (held, stat))
+            await asyncio.wait([gone], timeout=store.session.timeout / 4)
+            return owner or replace(info, incarnation=-1, address="an unknown address")
+        finally:
+            gone.cancel()
+
+
+def _encode(info: MemberInfo) -> bytes:
+    return json.dumps({**info.dump(), "request": uuid.uuid4().hex}).encode()
+
+
+def _parse(path: str, node: tuple[bytes, Stat]) -> MemberInfo | None:
+    try:
+        return MemberInfo.parse(json.loads(node[0]))
+    except ValueError as error:
+        log.warning("%s is left out: %s", path, error)
+        return None

@@ -1,0 +1,127 @@
+"""The leader's duties: keep the map in step with the members, start and end runs.
+
+Every write is fenced: it is one multi with a version check of the leader's own election node, so a
+deposed leader changes nothing. The deciding is pure (`paramserver.membership`); here is the doing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from pydantic import ValidationError
+
+from paramserver.coordination.coordinator import Coordinator
+from paramserver.errors import BadVersion, Fenced, NotReady, StoreError
+from paramserver.mapview import MapView
+from paramserver.membership import Present, View, decide, shards_of
+from paramserver.placement import ClusterMap, Member, parse_map
+from paramserver.spec import RunSpec, TableSpec
+from paramserver.waiting import Changes
+
+log = logging.getLogger(__name__)
+
+LOOK_AGAIN = 1.0
+
+
+class Leader:
+    """Leads while this peer's term lasts; idle otherwise."""
+
+    def __init__(self, coordinator: Coordinator, view: MapView) -> None:
+        self._coordinator = coordinator
+        self._view = view
+        self._changes = Changes()
+        self._dirty = True
+        self._lock = asyncio.Lock()
+
+    def __repr__(self) -> str:
+        return f"<Leader, term {self._coordinator.election.term}>"
+
+    @property
+    def leads(self) -> bool:
+        """Whether this peer's term is valid now."""
+        term = self._coordinator.election.term
+        return term is not None and term.valid
+
+    def look_again(self) -> None:
+        """Note that something changed that a leader looks at."""
+        self._dirty = True
+        self._changes.notify()
+
+    async def run(self) -> None:
+        """Do a leader's duties whenever this peer leads, until cancelled."""
+        while True:
+            await self._changes.until(lambda: self._dirty, LOOK_AGAIN)
+            self._dirty = False
+            if not self.leads:
+                continue
+            try:
+                await self._govern()
+            except (Fenced, BadVersion) as error:
+                log.info("not written: %s", error)
+            except StoreError as error:
+                log.warning("the leader cannot write now: %s", error)
+
+    async def _govern(self) -> None:
+        async with self._lock:
+            view, version = await self._look()
+            decision = decide(view)
+            for run, outcome in decision.outcomes.items():
+                log.error("run %s ends: %s", run, outcome["error"])
+                await self._coordinator.put_outcome(run, outcome)
+            if decision.map is not None:
+                await self._write(decision.map, version)
+
+    async def create_table(self, name: str, spec: TableSpec) -> int:
+        """Add a table to the map; return the map's serial. The same table again is no error.
+
+        Raises:
+            NotReady: this peer does not lead, or there is no shard.
+            Refused: there is another table of that name.
+        """
+        if not self.leads:
+            raise NotReady("this peer does not lead the cluster now: ask again")
+        async with self._lock:
+            view, version = await self._look()
+            entry = view.map.tables.get(name)
+            if entry is not None:
+                if entry.spec != spec:
+                    raise NotReady(
+                        f"table {name!r} exists with another specification ({entry.spec.size} "
+                        f"elements, rule {entry.spec.rule.name}): choose another name"
+                    )
+                return view.map.serial
+            shards = shards_of(view)
+            if not shards:
+                raise NotReady(
+                    "the cluster has no shard to hold a table: start one with `paramserver start`"
+                )
+            placed = view.map.with_table(name, spec, shards)
+            await self._write(placed, version)
+            return placed.serial
+
+    async def _look(self) -> tuple[View, int]:
+        """Read all that a leader decides by; return it with the map's version in the store."""
+        document, version = await self._coordinator.get_map()
+        runs: dict[str, RunSpec] = {}
+        for name, config in (await self._coordinator.configs()).items():
+            try:
+                runs[name] = RunSpec.model_validate(config)
+            except ValidationError as error:
+                log.warning("the configuration of run %s is unusable: %s", name, error)
+        present = {
+            info.name: Present(
+                Member(name=info.name, incarnation=info.incarnation, address=info.address),
+                tuple(info.roles),
+            )
+            for info in self._coordinator.members.current.values()
+        }
+        placed = parse_map(document) if document is not None else ClusterMap()
+        outcomes = frozenset(await self._coordinator.outcomes())
+        return View(present, placed, runs, outcomes), version
+
+    async def _write(self, placed: ClusterMap, version: int) -> None:
+        await self._coordinator.put_map(placed.dump(), version)
+        self._view.offer(placed)
+
+

@@ -1,0 +1,396 @@
+"""A peer: composes the roles of one process, owns their tasks and their life."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Protocol
+
+from kernels.engine import Engine
+from paramserver.applier import Applier
+from paramserver.config import PeerConfig
+from paramserver.coordination.coordinator import Coordinator, MemberInfo
+from paramserver.coordination.embedded import EmbeddedStore
+from paramserver.coordination.port import Store as CoordinationStore
+from paramserver.coordination.remote import open_remote
+from paramserver.coordination.service import StoreService
+from paramserver.errors import NotReady, UnknownTable, Unsupported
+from paramserver.leader import Leader
+from paramserver.mapview import LocalMap, MapView
+from paramserver.placement import ClusterMap, RunEntry, parse_map
+from paramserver.runservice import RunService
+from paramserver.shard import Shard
+from paramserver.spec import RunSpec, TableSpec
+from paramserver.status import StatusServer
+from paramserver.store import Store
+from paramserver.transport.connection import Identity
+from paramserver.transport.links import Links
+from paramserver.transport.server import Request, Response, Server
+from paramserver.types import PeerId
+from paramserver.waiting import first_error
+from paramserver.wire.control import (
+    Alive,
+    CreateTable,
+    GetMap,
+    MapIs,
+    Probe,
+    TableCreated,
+)
+
+log = logging.getLogger(__name__)
+
+Answer = Response | None
+Handler = Callable[[Request], Answer | Awaitable[Answer]]
+
+WAIT_SHARE = 0.25
+"""The share of the deadline that a request may be kept waiting before "ask again"."""
+
+
+class Role(Protocol):
+    """What a peer does besides holding slices; `nodes` brings the worker's role."""
+
+    name: str
+
+    @property
+    def device(self) -> str:
+        """The device's name."""
+
+    async def prepare(self) -> None:
+        """Get ready, before the peer registers."""
+
+    async def run(self, peer: Peer) -> None:
+        """Do the role's work until cancelled."""
+
+
+class Peer:
+    """One process of a cluster.
+
+    It joins the coordinator at ``join`` (host:port), or hosts the embedded one where ``join`` is
+    None. A peer that is no ``candidate`` never leads (a launcher, a driver).
+    """
+
+    def __init__(
+        self,
+        config: PeerConfig,
+        me: PeerId,
+        secret: bytes,
+        *,
+        shard: bool = False,
+        role: Role | None = None,
+        join: str | None = None,
+        candidate: bool = True,
+        open_engine: Callable[[], Engine] | None = None,
+    ) -> None:
+        self.config = config
+        self.me = me
+        self.view = MapView()
+        self.maps = LocalMap(self.view)
+        self._secret = secret
+        self._join = join
+        self._candidate = candidate
+        self._role = role
+        self._deadline = config.cluster.deadline
+        self._identity = Identity(config.cluster.name, me.name, me.incarnation)
+        self.links = Links(self._identity, secret)
+        self._server = Server(self._identity, secret, self._dispatch)
+        self._handlers: dict[type, Handler] = {
+            Probe: self._probe,
+            GetMap: self._get_map,
+            CreateTable: self._create_table,
+        }
+        self.store = Store()
+        self._applier: Applier | None = None
+        self._shard: Shard | None = None
+        if shard:
+            if open_engine is None:
+                raise ValueError("a shard needs open_engine")
+            self._applier = Applier(self.store, open_engine)
+            self._shard = Shard(me, self._applier, self.store, wait=WAIT_SHARE * self._deadline)
+            self._handlers.update(self._shard.handlers)
+        self._coordinator: Coordinator | None = None
+        self._leader: Leader | None = None
+        self._run: RunService | None = None
+        self._run_task: asyncio.Task[None] | None = None
+        self._began = time.monotonic()
+        self.address = ""
+        self.status_address = ""
+
+    def __repr__(self) -> str:
+        return f"<Peer {self.me} at {self.address or 'no address yet'}, roles {self.roles}>"
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles of this peer; a spare has none."""
+        roles = ("shard",) if self._shard is not None else ()
+        return (*roles, self._role.name) if self._role is not None else roles
+
+    @property
+    def coordinator(self) -> Coordinator:
+        """The coordinator, once the peer is running."""
+        if self._coordinator is None:
+            raise NotReady(f"peer {self.me.name} has not joined its coordinator yet")
+        return self._coordinator
+
+    # Life
+
+    async def run(self, stop: asyncio.Event, ready: Callable[[], None] | None = None) -> None:
+        """Run until ``stop`` is set; ``ready`` is called once the peer has registered."""
+        async with self.running():
+            if ready is not None:
+                ready()
+            await stop.wait()
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[Peer]:
+        """Run while the context is open; a failure of any part ends it with that part's error."""
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                await self._prepare(stack)
+                async with asyncio.TaskGroup() as group:
+                    tasks = self._begin(group)
+                    await self._register()
+                    try:
+                        yield self
+                    finally:
+                        if self._run_task is not None:
+                            tasks.append(self._run_task)
+                        for task in tasks:
+                            task.cancel()
+            except BaseExceptionGroup as several:
+                raise first_error(several) from several
+
+    async def _prepare(self, stack: contextlib.AsyncExitStack) -> None:
+        """Open the device, listen, join: in this order, so that who is seen can serve."""
+        stack.push_async_callback(self.links.close)
+        if self._applier is not None:
+            await self._applier.prepare()
+        if self._role is not None:
+            await self._role.prepare()
+        cluster = self.config.cluster
+        if self._join is None:
+            hosted = EmbeddedStore(session_timeout=cluster.session_timeout)
+            self._handlers.update(StoreService(hosted.tree).handlers)
+            stack.push_async_callback(hosted.close)
+        self.address = await self._server.listen(cluster.host, cluster.port)
+        stack.push_async_callback(self._server.close, 1.0)
+        if cluster.advertise is not None:
+            port = self.address.rpartition(":")[2]
+            self.address = f"{cluster.advertise}:{port}"
+        status = StatusServer(self.status, self.ready)
+        self.status_address = await status.start(self.config.status.host, self.config.status.port)
+        stack.push_async_callback(status.close)
+        store: CoordinationStore = (
+            hosted
+            if self._join is None
+            else await open_remote(
+                self._join,
+                self._identity,
+                self._secret,
+                session_timeout=cluster.session_timeout,
+                deadline=self._deadline,
+            )
+        )
+        self._coordinator = Coordinator(store, cluster=cluster.name)
+        stack.push_async_callback(self._coordinator.close)
+
+    def _begin(self, group: asyncio.TaskGroup) -> list[asyncio.Task[Any]]:
+        """Start all tasks of this peer; they belong to ``group``."""
+        coordinator = self.coordinator
+        tasks = [
+            group.create_task(coordinator.run(candidate=self._candidate)),
+            group.create_task(self._follow_map(group)),
+        ]
+        if self._candidate:
+            self._leader = Leader(coordinator, self.view)
+            coordinator.subscribe(self._leader.look_again)
+            tasks.append(group.create_task(self._leader.run()))
+        if self._applier is not None:
+            tasks.append(group.create_task(self._applier.run()))
+        if self._role is not None:
+            tasks.append(group.create_task(self._role.run(self)))
+        return tasks
+
+    async def _register(self) -> None:
+        await self.coordinator.members.register(
+            MemberInfo(
+                name=self.me.name,
+                incarnation=self.me.incarnation,
+                roles=list(self.roles),
+                address=self.address,
+                status=self.status_address,
+                device=self._role.device if self._role is not None else "",
+            )
+        )
+
+    # The map
+
+    async def _follow_map(self, group: asyncio.TaskGroup) -> None:
+        async for document in self.coordinator.follow_map():
+            if document is None:
+                continue
+            placed = parse_map(document)
+            self.view.offer(placed)
+            if self._shard is not None:
+                self._shard.adopt(placed)
+            await self._tend_run(placed, group)
+
+    async def _tend_run(self, placed: ClusterMap, group: asyncio.TaskGroup) -> None:
+        """Serve the run table where the map gives it to this peer; let go of it elsewhere."""
+        primary = placed.run_primary()
+        mine = (
+            placed.run
+            if primary is not None and (primary.name, primary.incarnation) == self.me
+            else None
+        )
+        serving = self._run.spec if self._run is not None else None
+        if serving is not None and (
+            mine is None or (mine.name, mine.attempt) != (serving.name, serving.attempt)
+        ):
+            assert self._run is not None
+            assert self._run_task is not None
+            for message in self._run.handlers:
+                self._handlers.pop(message, None)
+            self._run_task.cancel()
+            self._run = None
+            self._run_task = None
+        if mine is not None and self._run is None:
+            spec = await self.run_spec(mine.name)
+            if spec is None:
+                return
+            self._run = RunService(spec, self.links, self.view)
+            self._handlers.update(self._run.handlers)
+            self._run_task = group.create_task(self._run.run())
+            log.info("serving the run table of %s", spec.name)
+
+    async def run_spec(self, name: str) -> RunSpec | None:
+        """Return what the coordinator knows of a run, None where nothing."""
+        config = await self.coordinator.get_config(name)
+        return RunSpec.model_validate(config) if config is not None else None
+
+    async def wait_for_run(self, other_than: tuple[str, int] | None) -> RunEntry:
+        """Wait until the map names a run other than this (name, attempt), and return it."""
+
+        def there() -> bool:
+            run = self.view.map.run
+            return run is not None and (run.name, run.attempt) != other_than
+
+        while not await self.view.changes.until(there, self._deadline):
+            pass
+        run = self.view.map.run
+        assert run is not None
+        return run
+
+    async def wait_for_end_of(self, name: str, attempt: int) -> None:
+        """Wait until the map no longer names this attempt of this run."""
+
+        def gone() -> bool:
+            run = self.view.map.run
+            return run is None or (run.name, run.attempt) != (name, attempt)
+
+        while not await self.view.changes.until(gone, self._deadline):
+            pass
+
+    def run_address(self, name: str) -> str:
+        """Return the address of the run table's primary.
+
+        Raises:
+            UnknownTable: the map names no such run.
+        """
+        placed = self.view.map
+        primary = placed.run_primary()
+        if placed.run is None or placed.run.name != name or primary is None:
+            raise UnknownTable(f"the cluster has no run {name!r} now")
+        return primary.address
+
+    # Requests
+
+    def _dispatch(self, request: Request) -> Answer | Awaitable[Answer]:
+        handler = self._handlers.get(type(request.message))
+        if handler is None:
+            raise Unsupported(
+                f"peer {self.me.name} (roles: {', '.join(self.roles) or 'none'}) does not serve "
+                f"{type(request.message).__name__}"
+            )
+        return handler(request)
+
+    def _probe(self, request: Request) -> Response:
+        return Response(Alive(name=self.me.name, incarnation=self.me.incarnation))
+
+    async def _get_map(self, request: Request) -> Response:
+        ask: GetMap = request.message
+        await self.view.changes.until(
+            lambda: self.view.map.serial > ask.after, WAIT_SHARE * self._deadline
+        )
+        return Response(MapIs(document=self.view.map.dump()))
+
+    async def _create_table(self, request: Request) -> Response:
+        ask: CreateTable = request.message
+        if self._leader is not None and self._leader.leads:
+            spec = TableSpec.model_validate(ask.spec)
+            return Response(TableCreated(serial=await self._leader.create_table(ask.name, spec)))
+        leader = self.coordinator.leader()
+        if leader is None or leader.name == self.me.name:
+            raise NotReady("the cluster has no leader now: ask again in a moment")
+        reply = await self.links.request(leader.address, ask, deadline=self._deadline)
+        return Response(reply.message)
+
+    # What people see
+
+    def ready(self) -> tuple[str, str]:
+        """Say whether this peer can serve: ok, degraded or not ready, and why."""
+        if self._coordinator is None:
+            return "not ready", "starting"
+        state = self._coordinator.state
+        if state != "connected":
+            return "degraded", f"the coordinator is {state}: going on under the last map"
+        return "ok", "ok"
+
+    def status(self) -> dict[str, Any]:
+        """Return the status document of this peer; see `paramserver.status`."""
+        coordinator = self._coordinator
+        placed = self.view.map
+        return {
+            "version": 1,
+            "cluster": self.config.cluster.name,
+            "peer": {
+                "name": self.me.name,
+                "incarnation": self.me.incarnation,
+                "roles": list(self.roles),
+                "address": self.address,
+                "device": self._role.device if self._role is not None else None,
+                "uptime": time.monotonic() - self._began,
+                "pid": os.getpid(),
+            },
+            "coordinator": coordinator.describe() if coordinator is not None else None,
+            "members": coordinator.members_document() if coordinator is not None else {},
+            "map": {"serial": placed.serial, "tables": self._tables(placed)},
+            "run": self._run_document(placed),
+        }
+
+    def _run_document(self, placed: ClusterMap) -> dict[str, Any] | None:
+        if self._run is not None:
+            return self._run.snapshot()
+        primary = placed.run_primary()
+        if placed.run is None or primary is None:
+            return None
+        return {"run": placed.run.name, "at": primary.name}
+
+    def _tables(self, placed: ClusterMap) -> dict[str, Any]:
+        tables: dict[str, Any] = {}
+        for name, entry in placed.tables.items():
+            held = self.store.tables.get(name)
+            tables[name] = {"size": entry.spec.size, "slices": len(entry.chains), "held": 0}
+            if held is not None:
+                tables[name] |= {
+                    "held": len(held.slices),
+                    "clock": held.clock,
+                    "applied": held.applied,
+                    "repeated": held.repeated,
+                    "refused": held.refused,
+                    "staleness": {"mean": held.staleness.mean, "max": held.staleness.max},
+                }
+        return tables

@@ -1,0 +1,180 @@
+"""The run table's primary: lends work over the wire and drops who is silent."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from paramserver.errors import RequestFailed, UnknownTable
+from paramserver.mapview import MapView
+from paramserver.runtable import RunTable
+from paramserver.spec import RunSpec
+from paramserver.transport.connection import Connection
+from paramserver.transport.links import Links
+from paramserver.transport.server import Request, Response
+from paramserver.types import PeerId
+from paramserver.waiting import Changes
+from paramserver.wire.data import Evict
+from paramserver.wire.run import (
+    Admit,
+    Admitted,
+    Follow,
+    Heartbeat,
+    Noted,
+    Report,
+    Snapshot,
+    StopRun,
+)
+
+log = logging.getLogger(__name__)
+
+TICKS_PER_DEADLINE = 40
+WAIT_SHARE = 0.25
+
+
+class RunService:
+    """Serves one run's table; `run` is its heart and ends with the task that owns it."""
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        links: Links,
+        view: MapView,
+        *,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.table = RunTable(spec, now())
+        self.changes = Changes()
+        self.spec = spec
+        self._links = links
+        self._view = view
+        self._now = now
+        self._wait = WAIT_SHARE * spec.deadline
+        self._watched: dict[Connection, PeerId] = {}
+
+    def __repr__(self) -> str:
+        return f"<RunService {self.table!r}>"
+
+    @property
+    def handlers(self) -> dict[type, Callable[[Request], Response | Awaitable[Response]]]:
+        """What this role answers, by message."""
+        return {
+            Report: self._report,
+            Heartbeat: self._heartbeat,
+            Admit: self._admit,
+            Follow: self._follow,
+            StopRun: self._stop,
+        }
+
+    async def run(self) -> None:
+        """Drop silent workers, and lend their work again, until cancelled."""
+        while True:
+            for who in self.table.tick(self._now()):
+                log.warning("worker %s was dropped: %s", who, self.table.dropped[who])
+                self.changes.notify()
+            for who in self.table.unconfirmed:
+                await self._evict(who)
+            seconds = self.spec.deadline / TICKS_PER_DEADLINE
+            await self.changes.until(lambda: bool(self.table.unconfirmed), seconds)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return the run's state for people."""
+        return self.table.snapshot(self._now())
+
+    async def _evict(self, who: PeerId) -> None:
+        """Have every primary refuse an incarnation, then lend its work again."""
+        placed = self._view.map
+        entry = placed.tables.get(self.spec.table_name)
+        if entry is None:
+            return
+        primaries = {placed.members[chain[0]].address for chain in entry.chains}
+        message = Evict(worker=who.name, incarnation=who.incarnation)
+        highest = -1
+        try:
+            for address in sorted(primaries):
+                reply = await self._links.request(
+                    address, message, deadline=self.spec.deadline / 2
+                )
+                highest = max(highest, reply.message.highest)
+        except RequestFailed as error:
+            log.warning("eviction of %s is not confirmed yet: %s", who, error)
+            return
+        self.table.confirm_dropped(who, highest)
+        self.changes.notify()
+
+    def _mine(self, run: str) -> None:
+        if run != self.spec.name:
+            raise UnknownTable(f"the run table of {run!r} is not here; this is {self.spec.name!r}")
+
+    def _watch(self, connection: Connection, who: PeerId) -> None:
+        """Take a broken connection of a worker for a sign that it died."""
+        if self._watched.get(connection) == who:
+            return
+        self._watched[connection] = who
+
+        def lost() -> None:
+            self._watched.pop(connection, None)
+            self.table.link_lost(who, self._now())
+
+        connection.add_close_callback(lost)
+
+    async def _report(self, request: Request) -> Response:
+        report: Report = request.message
+        self._mine(report.run)
+        who = PeerId(report.worker, report.incarnation)
+        self.table.report(report, self._now())
+        self._watch(request.connection, who)
+        self.changes.notify()
+        if not report.wants:
+            return Response(Noted())
+        until = self._now() + self._wait
+        while True:
+            work = self.table.work_for(who, self._now())
+            if work is not None:
+                return Response(work)
+            serial = self.table.serial
+            left = until - self._now()
+            if left <= 0 or not await self.changes.until(
+                lambda seen=serial: self.table.serial != seen, left
+            ):
+                return Response(Noted())
+
+    def _heartbeat(self, request: Request) -> Response:
+        beat: Heartbeat = request.message
+        self._mine(beat.run)
+        self.table.hear(PeerId(beat.worker, beat.incarnation), self._now())
+        return Response(Noted())
+
+    async def _admit(self, request: Request) -> Response:
+        ask: Admit = request.message
+        self._mine(ask.run)
+        who = PeerId(ask.worker, ask.incarnation)
+        self.table.hear(who, self._now())
+        least: list[int] = []
+
+        def may() -> bool:
+            found = self.table.admit(who, ask.clock)
+            least[:] = [] if found is None else [found]
+            return found is not None
+
+        if self.table.finished or await self.changes.until(may, self._wait):
+            return Response(Admitted(ready=True, least=least[0] if least else ask.clock))
+        return Response(Admitted(ready=False, least=0))
+
+    async def _follow(self, request: Request) -> Response:
+        ask: Follow = request.message
+        self._mine(ask.run)
+        await self.changes.until(lambda: self.table.serial > ask.after, self._wait)
+        return Response(
+            Snapshot(serial=self.table.serial, state=self.snapshot())
+        )
+
+    def _stop(self, request: Request) -> Response:
+        ask: StopRun = request.message
+        self._mine(ask.run)
+        self.table.stop(ask.reason, self._now())
+        self.changes.notify()
+        return Response(Noted())
+

@@ -1,0 +1,218 @@
+"""The shard's role: serves its slices to whoever asks, under the map it was given."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+import numpy as np
+
+from paramserver.applier import Applier
+from paramserver.errors import BadMessage, NonFinite, WrongAttempt
+from paramserver.placement import ClusterMap
+from paramserver.store import Floats, Shared, Slice, Store, Table, is_finite
+from paramserver.transport.server import Request, Response
+from paramserver.types import PeerId
+from paramserver.wire.data import (
+    Evict,
+    Held,
+    Initialise,
+    Initialised,
+    Pull,
+    Pulled,
+    Push,
+    Pushed,
+    PushPart,
+    WasEvicted,
+)
+
+INLINE_CHECK = 1 << 18
+
+
+class Shard:
+    """Serves the slices of one peer. ``wait`` is how many seconds a request may be kept waiting."""
+
+    def __init__(self, me: PeerId, applier: Applier, store: Store, *, wait: float) -> None:
+        self._me = me
+        self._applier = applier
+        self._store = store
+        self._wait = wait
+
+    def __repr__(self) -> str:
+        return f"<Shard {self._me}: {self._store!r}>"
+
+    @property
+    def handlers(self) -> dict[type, Callable[[Request], Response | Awaitable[Response]]]:
+        """What this role answers, by message."""
+        return {
+            Pull: self._pull,
+            Push: self._push,
+            PushPart: self._push_part,
+            Initialise: self._initialise,
+            Evict: self._evict,
+        }
+
+    def adopt(self, placed: ClusterMap) -> None:
+        """Hold what the map gives this peer, and nothing else."""
+        mine = placed.held_by(*self._me)
+        for name, entry in placed.tables.items():
+            indices = mine.get(name, [])
+            if indices:
+                self._store.adopt(
+                    name, entry.spec, entry.attempt, [(i, entry.epochs[i]) for i in indices]
+                )
+        for name in set(self._store.tables) - set(mine):
+            self._store.drop(name)
+        self._applier.published.notify()
+
+    def _find(
+        self, request: Request, name: str, wanted: Sequence[tuple[int, ...]]
+    ) -> tuple[Table, list[Slice]]:
+        table = self._store.table(name)
+        if request.attempt != table.attempt:
+            raise WrongAttempt(
+                f"table {name!r} is at attempt {table.attempt}, not {request.attempt}",
+                attempt=table.attempt,
+            )
+        return table, [self._store.find(table, entry[0], entry[1]) for entry in wanted]
+
+    # Pulls
+
+    def _pull(self, request: Request) -> Response | Awaitable[Response]:
+        ask: Pull = request.message
+        table, slices = self._find(request, ask.table, ask.slices)
+
+        def ready() -> bool:
+            return all(
+                held.current is not None and (ask.clock is None or held.current.clock >= ask.clock)
+                for held in slices
+            )
+
+        if ready():
+            return self._send(table, slices)
+        return self._pull_later(table, slices, ready)
+
+    async def _pull_later(
+        self, table: Table, slices: Sequence[Slice], ready: Callable[[], bool]
+    ) -> Response:
+        if await self._applier.published.until(ready, self._wait):
+            return self._send(table, slices)
+        return Response(Pulled(ready=False, versions=[]))
+
+    def _send(self, table: Table, slices: Sequence[Slice]) -> Response:
+        pinned = self._store.pin(slices)
+        assert pinned is not None
+        return Response(
+            Pulled(
+                ready=True,
+                versions=[
+                    (held.epoch, version.n, version.clock)
+                    for held, version in zip(slices, pinned, strict=True)
+                ],
+            ),
+            body=[memoryview(version.array).cast("B") for version in pinned],
+            on_sent=lambda: self._store.unpin(table, pinned),
+        )
+
+    # Pushes
+
+    def _body(self, request: Request, slices: Sequence[Slice]) -> Floats:
+        wanted = sum(held.size for held in slices) * 4
+        if len(request.body) != wanted:
+            raise BadMessage(f"a body of {len(request.body)} bytes where {wanted} belong")
+        return np.frombuffer(request.body, dtype=np.float32)
+
+    async def _finite(self, table: Table, values: Floats, worker: str) -> None:
+        """Refuse NaN and infinities, before anything of the push is applied."""
+        if values.size <= INLINE_CHECK:
+            good = is_finite(values)
+        else:
+            good = await asyncio.get_running_loop().run_in_executor(None, is_finite, values)
+        if not good:
+            table.refused += 1
+            raise NonFinite(
+                f"the push of {worker} to table {table.name!r} holds NaN or infinity: refused whole"
+            )
+
+    async def _push(self, request: Request) -> Response:
+        push: Push = request.message
+        table, slices = self._find(request, push.table, push.slices)
+        gradient = self._body(request, slices)
+        await self._finite(table, gradient, push.worker)
+        worker = PeerId(push.worker, push.incarnation)
+        memory = Shared(request.keep().release)
+        accepted = self._store.accept(
+            table,
+            [(held, entry[2]) for held, entry in zip(slices, push.slices, strict=True)],
+            gradient,
+            memory,
+            worker=worker,
+            sequence=push.sequence,
+            settled=push.settled,
+            scale=push.scale,
+        )
+        if not memory.users:
+            memory.release()
+        await self._applier.submit(accepted.jobs)
+        if accepted.joined:
+            await self._applier.published.until(
+                lambda: all(held.ledger.applied(worker, push.sequence) for held in slices),
+                self._wait,
+            )
+        return Response(
+            Pushed(
+                committed=all(held.ledger.applied(worker, push.sequence) for held in slices),
+                repeats=accepted.repeats + accepted.joined,
+                staleness=sum(accepted.staleness),
+                slices=len(accepted.staleness),
+            )
+        )
+
+    async def _push_part(self, request: Request) -> Response:
+        push: PushPart = request.message
+        table, slices = self._find(request, push.table, push.slices)
+        gradient = self._body(request, slices)
+        await self._finite(table, gradient, push.worker)
+        memory = Shared(request.keep().release)
+        accepted = self._store.stage(
+            table,
+            [(held, entry[2]) for held, entry in zip(slices, push.slices, strict=True)],
+            gradient,
+            memory,
+            worker=PeerId(push.worker, push.incarnation),
+            clock=push.clock,
+            part=push.part,
+            examples=push.examples,
+        )
+        if not memory.users:
+            memory.release()
+        request.interim(Held(clock=push.clock, part=push.part))
+        await self._applier.submit(accepted.jobs)
+        committed = await self._applier.published.until(
+            lambda: all(held.clock > push.clock for held in slices), self._wait
+        )
+        return Response(
+            Pushed(
+                committed=committed,
+                repeats=accepted.repeats,
+                staleness=sum(accepted.staleness),
+                slices=len(accepted.staleness),
+            )
+        )
+
+    def _initialise(self, request: Request) -> Response:
+        message: Initialise = request.message
+        _, slices = self._find(request, message.table, message.slices)
+        values = self._body(request, slices)
+        taken = 0
+        start = 0
+        for held in slices:
+            taken += self._store.initialise(held, values[start : start + held.size])
+            start += held.size
+        self._applier.published.notify()
+        return Response(Initialised(taken=taken))
+
+    def _evict(self, request: Request) -> Response:
+        message: Evict = request.message
+        worker = PeerId(message.worker, message.incarnation)
+        return Response(WasEvicted(highest=self._store.evict(worker)))

@@ -1,0 +1,456 @@
+"""The slices that one shard holds: versions, staged parts, ledgers. Synchronous, no I/O.
+
+Weights are never changed in place. An update writes the next version into a spare array and then
+publishes it, so a pull under way keeps sending the version that it began with, and no reader ever
+sees half an update. Numerical work is not done here: `Store.accept` returns jobs in the order in
+which they must run, on one applier thread, and `Store.finish` publishes what a job made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from kernels.rules import RuleSpec, state_count
+from paramserver.clocks import Histogram
+from paramserver.errors import BadMessage, Evicted, Moved, NonFinite, Refused, UnknownTable
+from paramserver.ledger import Ledger, Verdict
+from paramserver.placement import slice_bounds
+from paramserver.spec import Rule, TableSpec
+from paramserver.types import PeerId
+
+Floats = npt.NDArray[np.float32]
+ALIGNMENT = 128
+
+
+def aligned(count: int) -> Floats:
+    """Return an uninitialised float32 array whose memory begins at a multiple of 128 bytes."""
+    raw = np.empty(count * 4 + ALIGNMENT, dtype=np.uint8)
+    skip = -raw.ctypes.data % ALIGNMENT
+    return raw[skip : skip + count * 4].view(np.float32)
+
+
+def is_finite(values: Floats) -> bool:
+    """Say whether all ``values`` are finite, in one read-only pass where they are.
+
+    A finite sum proves it: NaN and infinities survive addition. Only where finite values overflow
+    the sum is a second look needed.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(values.sum())) or bool(np.isfinite(values).all())
+
+
+def kernel_rule(rule: Rule) -> RuleSpec:
+    """Return the kernels' form of a rule (the schedule stays on this side)."""
+    return RuleSpec(
+        name=rule.name,
+        momentum=rule.momentum,
+        beta1=rule.beta1,
+        beta2=rule.beta2,
+        decay=rule.decay,
+        epsilon=rule.epsilon,
+        weight_decay=rule.weight_decay,
+    )
+
+
+class Shared:
+    """A claim on memory that several users hold: ``free`` is called when the last lets go."""
+
+    def __init__(self, free: Callable[[], None], users: int = 0) -> None:
+        self._free: Callable[[], None] | None = free
+        self.users = users
+
+    def release(self) -> None:
+        """Let go of one use."""
+        self.users -= 1
+        if self.users <= 0 and self._free is not None:
+            free, self._free = self._free, None
+            free()
+
+
+class Weights:
+    """One published version of a slice: immutable, pinned by the pulls that send it."""
+
+    __slots__ = ("array", "clock", "n", "pins", "retired")
+
+    def __init__(self, array: Floats, n: int, clock: int) -> None:
+        self.array = array
+        self.n = n
+        self.clock = clock
+        self.pins = 0
+        self.retired = False
+
+    def __repr__(self) -> str:
+        return f"<Weights n={self.n} clock={self.clock} of {self.array.size}, {self.pins} pins>"
+
+
+@dataclass(slots=True)
+class Part:
+    """A part of a bsp clock that waits for its turn to be summed."""
+
+    gradient: Floats
+    memory: Shared
+
+
+class Slice:
+    """One slice as its primary holds it."""
+
+    def __init__(self, table: str, index: int, size: int, epoch: int, states: int) -> None:
+        self.table = table
+        self.index = index
+        self.size = size
+        self.epoch = epoch
+        self.current: Weights | None = None
+        self.head: Floats | None = None
+        self.state = tuple(np.zeros(0, np.float32) for _ in range(states))
+        self.accepted = 0
+        self.ledger = Ledger()
+        self.clock = 0
+        self.folded = 0
+        self.seen: set[int] = set()
+        self.staged: dict[int, Part] = {}
+        self.examples = 0
+        self.sum: Floats | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"<Slice {self.table}/{self.index} of {self.size}, epoch {self.epoch}, "
+            f"{self.accepted} updates, clock {self.clock}>"
+        )
+
+
+@dataclass(slots=True)
+class Job:
+    """Numerical work on one slice, to be run on the applier thread in the order it was made.
+
+    ``gradient`` is added to the clock's sum where ``fold`` says so; where ``out`` is given the rule
+    is then applied to the sum (bsp) or to the gradient.
+    """
+
+    slice: Slice
+    rule: RuleSpec
+    gradient: Floats
+    memory: Shared
+    fold: bool = False
+    first: bool = False
+    out: Floats | None = None
+    scale: float = 1.0
+    rate: float = 0.0
+    step: int = 0
+    push: tuple[PeerId, int] | None = None
+
+
+@dataclass(slots=True)
+class Accepted:
+    """The outcome of a push: the jobs to run, what of it was a repeat, its staleness by slice."""
+
+    jobs: list[Job] = field(default_factory=list)
+    repeats: int = 0
+    joined: int = 0
+    staleness: list[int] = field(default_factory=list)
+
+
+class _Spares:
+    """Arrays of one table's slices that nobody uses now."""
+
+    def __init__(self) -> None:
+        self._free: dict[int, list[Floats]] = {}
+
+    def take(self, size: int) -> Floats:
+        free = self._free.get(size)
+        return free.pop() if free else aligned(size)
+
+    def give(self, array: Floats) -> None:
+        self._free.setdefault(array.size, []).append(array)
+
+
+class Table:
+    """The part of a table that this shard holds."""
+
+    def __init__(self, name: str, spec: TableSpec, attempt: int) -> None:
+        self.name = name
+        self.spec = spec
+        self.attempt = attempt
+        self.bounds = slice_bounds(spec.size)
+        self.rule = kernel_rule(spec.rule)
+        self.slices: dict[int, Slice] = {}
+        self.spares = _Spares()
+        self.staleness = Histogram()
+        self.applied = 0
+        self.repeated = 0
+        self.refused = 0
+
+    def __repr__(self) -> str:
+        return f"<Table {self.name}: {len(self.slices)} of {len(self.bounds) - 1} slices>"
+
+    def size_of(self, index: int) -> int:
+        """Return the number of elements of slice ``index``."""
+        return self.bounds[index + 1] - self.bounds[index]
+
+    @property
+    def clock(self) -> int:
+        """The smallest clock of the slices held here."""
+        return min((held.clock for held in self.slices.values()), default=0)
+
+
+class Store:
+    """All tables of one shard."""
+
+    def __init__(self) -> None:
+        self.tables: dict[str, Table] = {}
+        self._evicted: set[PeerId] = set()
+
+    def __repr__(self) -> str:
+        return f"<Store of {list(self.tables.values())}>"
+
+    def adopt(
+        self, name: str, spec: TableSpec, attempt: int, slices: Sequence[tuple[int, int]]
+    ) -> Table:
+        """Hold these (index, chain epoch) of a table; slices no longer named are let go."""
+        table = self.tables.get(name)
+        if table is None or table.spec != spec or table.attempt != attempt:
+            table = self.tables[name] = Table(name, spec, attempt)
+        wanted = dict(slices)
+        for index in set(table.slices) - set(wanted):
+            del table.slices[index]
+        for index, epoch in wanted.items():
+            held = table.slices.get(index)
+            if held is None:
+                held = table.slices[index] = Slice(
+                    name, index, table.size_of(index), epoch, state_count(spec.rule.name)
+                )
+                for worker in self._evicted:
+                    held.ledger.evict(worker)
+            held.epoch = epoch
+        return table
+
+    def drop(self, name: str) -> None:
+        """Let a table go."""
+        self.tables.pop(name, None)
+
+    def table(self, name: str) -> Table:
+        """Return a table held here.
+
+        Raises:
+            UnknownTable: nothing of it is held here.
+        """
+        table = self.tables.get(name)
+        if table is None:
+            raise UnknownTable(f"no slice of table {name!r} is held here")
+        return table
+
+    def find(self, table: Table, index: int, epoch: int) -> Slice:
+        """Return a slice, checked against the chain epoch that the sender knows.
+
+        Raises:
+            Moved: it is not here, or here under another epoch.
+        """
+        held = table.slices.get(index)
+        if held is None or held.epoch != epoch:
+            here = "not here" if held is None else f"here under chain epoch {held.epoch}"
+            raise Moved(
+                f"slice {table.name}/{index} is {here}, asked for under {epoch}",
+                table=table.name,
+                index=index,
+                epoch=held.epoch if held is not None else -1,
+            )
+        return held
+
+    def initialise(self, held: Slice, values: Floats) -> bool:
+        """Set a slice's first weights; False where it has some already (they stay)."""
+        if held.current is not None:
+            return False
+        if not is_finite(values):
+            raise NonFinite(f"initial weights of slice {held.table}/{held.index} are not finite")
+        array = aligned(held.size)
+        array[:] = values
+        held.state = tuple(aligned(held.size) for _ in held.state)
+        for state in held.state:
+            state[:] = 0
+        held.head = array
+        held.current = Weights(array, 0, held.clock)
+        return True
+
+    def accept(
+        self,
+        table: Table,
+        slices: Sequence[tuple[Slice, int]],
+        gradient: Floats,
+        memory: Shared,
+        *,
+        worker: PeerId,
+        sequence: int,
+        settled: int,
+        scale: float,
+    ) -> Accepted:
+        """Accept a push of ssp or asp: number it on every slice it is new to.
+
+        ``slices`` pairs each slice with the version ``n`` its gradient was computed from;
+        ``gradient`` holds their ranges one after another and was found finite by the caller.
+        """
+        self._refuse_evicted(worker)
+        accepted = Accepted()
+        start = 0
+        for held, pulled in slices:
+            stop = start + held.size
+            if held.head is None:
+                raise Refused(f"slice {held.table}/{held.index} has no weights yet")
+            verdict = held.ledger.judge(worker, sequence, settled)
+            if verdict is Verdict.NEW:
+                staleness = max(held.accepted - pulled, 0)
+                table.staleness.add(staleness)
+                accepted.staleness.append(staleness)
+                memory.users += 1
+                accepted.jobs.append(
+                    Job(
+                        slice=held,
+                        rule=table.rule,
+                        gradient=gradient[start:stop],
+                        memory=memory,
+                        out=table.spares.take(held.size),
+                        scale=scale,
+                        rate=table.spec.rule.rate_at(held.accepted),
+                        step=held.accepted + 1,
+                        push=(worker, sequence),
+                    )
+                )
+                held.accepted += 1
+            elif verdict is Verdict.IN_WORK:
+                accepted.joined += 1
+            else:
+                accepted.repeats += 1
+            start = stop
+        self._count(table, accepted)
+        return accepted
+
+    def stage(
+        self,
+        table: Table,
+        slices: Sequence[tuple[Slice, int]],
+        gradient: Floats,
+        memory: Shared,
+        *,
+        worker: PeerId,
+        clock: int,
+        part: int,
+        examples: int,
+    ) -> Accepted:
+        """Stage a part of a bsp clock; parts are summed in part order, the last closes the clock.
+
+        The first copy of a part counts. A clock closed already makes the push a repeat.
+        """
+        self._refuse_evicted(worker)
+        parts = table.spec.parts
+        if not 0 <= part < parts:
+            raise BadMessage(f"part {part} of a clock that has {parts}")
+        accepted = Accepted()
+        start = 0
+        for held, _ in slices:
+            stop = start + held.size
+            piece = gradient[start:stop]
+            start = stop
+            if held.head is None:
+                raise Refused(f"slice {held.table}/{held.index} has no weights yet")
+            if clock > held.clock:
+                raise Refused(
+                    f"a push for clock {clock} to slice {held.table}/{held.index} "
+                    f"which is at {held.clock}"
+                )
+            if clock < held.clock or part in held.seen:
+                accepted.repeats += 1
+                continue
+            held.seen.add(part)
+            held.examples += examples
+            memory.users += 1
+            held.staged[part] = Part(piece, memory)
+            accepted.staleness.append(0)
+            accepted.jobs.extend(self._fold(table, held))
+        self._count(table, accepted)
+        return accepted
+
+    def _fold(self, table: Table, held: Slice) -> list[Job]:
+        """Make the jobs that sum the parts whose turn has come."""
+        jobs: list[Job] = []
+        while (part := held.staged.pop(held.folded, None)) is not None:
+            if held.sum is None:
+                held.sum = aligned(held.size)
+            job = Job(
+                held,
+                table.rule,
+                part.gradient,
+                part.memory,
+                fold=True,
+                first=held.folded == 0,
+            )
+            held.folded += 1
+            if held.folded == table.spec.parts:
+                job.out = table.spares.take(held.size)
+                job.scale = 1.0 / max(held.examples, 1)
+                job.rate = table.spec.rule.rate_at(held.accepted)
+                job.step = held.accepted + 1
+                held.accepted += 1
+            jobs.append(job)
+        return jobs
+
+    def finish(self, job: Job) -> bool:
+        """Note that a job has run; True where it published a new version."""
+        held = job.slice
+        job.memory.release()
+        if job.push is not None:
+            held.ledger.finish(*job.push)
+        if job.out is None:
+            return False
+        if job.fold:
+            held.clock += 1
+            held.folded = 0
+            held.examples = 0
+            held.seen.clear()
+        table = self.tables.get(held.table)
+        old = held.current
+        held.current = Weights(job.out, job.step, held.clock)
+        if old is not None:
+            old.retired = True
+            if table is not None and not old.pins:
+                table.spares.give(old.array)
+        return True
+
+    def pin(self, slices: Sequence[Slice]) -> list[Weights] | None:
+        """Pin the current versions of ``slices``; None where one has no weights yet."""
+        versions: list[Weights] = []
+        for held in slices:
+            if held.current is None:
+                return None
+            versions.append(held.current)
+        for version in versions:
+            version.pins += 1
+        return versions
+
+    def unpin(self, table: Table, versions: Sequence[Weights]) -> None:
+        """Let pinned versions go; one that was replaced meanwhile becomes a spare."""
+        for version in versions:
+            version.pins -= 1
+            if version.retired and not version.pins:
+                table.spares.give(version.array)
+
+    def evict(self, worker: PeerId) -> int:
+        """Refuse an incarnation for good; return the highest sequence that any slice took of it."""
+        self._evicted.add(worker)
+        highest = -1
+        for table in self.tables.values():
+            for held in table.slices.values():
+                highest = max(highest, held.ledger.evict(worker))
+        return highest
+
+    def _refuse_evicted(self, worker: PeerId) -> None:
+        if worker in self._evicted:
+            raise Evicted(f"{worker} was dropped from the run: its pushes are refused")
+
+    @staticmethod
+    def _count(table: Table, accepted: Accepted) -> None:
+        if accepted.staleness:
+            table.applied += 1
+        elif accepted.repeats or accepted.joined:
+            table.repeated += 1

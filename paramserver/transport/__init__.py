@@ -1,0 +1,1 @@
+"""Connections over TCP and Unix sockets: thin shells around the wire's state machines."""

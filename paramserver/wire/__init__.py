@@ -1,0 +1,1 @@
+"""The wire: frames, codec, messages and the handshake, as bytes in and bytes out. No I/O."""

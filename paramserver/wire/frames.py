@@ -1,0 +1,108 @@
+"""Frames: a fixed header, a small meta (msgpack), then raw bytes.
+
+The header is 40 bytes, little endian: magic ``PS``, protocol version u8, kind u8, flags u8, three
+bytes of zero, request u32, attempt u32, meta length u32, body length u64, body checksum u64 (xxh3-64,
+where the flag says so), and the CRC-32 of the 36 bytes before.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+from enum import IntFlag
+
+import xxhash
+
+from paramserver.errors import BadFrame, TooLarge, VersionMismatch
+
+PROTOCOL = 1
+MAGIC = b"PS"
+_PLAIN = struct.Struct("<2sBBB3xIIIQQ")
+_CHECK = struct.Struct("<I")
+HEADER_SIZE = _PLAIN.size + _CHECK.size
+
+
+class Flags(IntFlag):
+    """What a frame is."""
+
+    NONE = 0
+    REPLY = 1
+    INTERIM = 2
+    CHECKSUM = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The most that one frame may hold, in bytes."""
+
+    meta: int = 1 << 20
+    body: int = 64 << 20
+
+
+BEFORE_HANDSHAKE = Limits(meta=4096, body=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A frame's header."""
+
+    kind: int
+    flags: int
+    request: int
+    attempt: int
+    meta: int
+    body: int
+    checksum: int = 0
+
+    def __str__(self) -> str:
+        return f"kind {self.kind} request {self.request} ({self.meta} + {self.body} bytes)"
+
+    def serialize(self) -> bytes:
+        """Return the header's 40 bytes."""
+        plain = _PLAIN.pack(
+            MAGIC,
+            PROTOCOL,
+            self.kind,
+            self.flags,
+            self.request,
+            self.attempt,
+            self.meta,
+            self.body,
+            self.checksum,
+        )
+        return plain + _CHECK.pack(zlib.crc32(plain))
+
+
+def parse_header(data: bytes | bytearray | memoryview, limits: Limits) -> Header:
+    """Read the 40 bytes of a header and hold it against the limits.
+
+    Raises:
+        BadFrame: these bytes are no header.
+        VersionMismatch: they are one of another protocol version.
+        TooLarge: it announces more than the limits allow.
+    """
+    plain = bytes(data[: _PLAIN.size])
+    magic, version, kind, flags, request, attempt, meta, body, checksum = _PLAIN.unpack(plain)
+    if magic != MAGIC:
+        raise BadFrame(f"these bytes are no frame: {plain[:16]!r}")
+    if _CHECK.unpack(data[_PLAIN.size : HEADER_SIZE])[0] != zlib.crc32(plain):
+        raise BadFrame("the header's checksum is wrong")
+    if version != PROTOCOL:
+        raise VersionMismatch(
+            f"the other side speaks protocol {version}, this is {PROTOCOL}: "
+            "install the same release on both"
+        )
+    if meta > limits.meta or body > limits.body:
+        raise TooLarge(
+            f"a frame of {meta} + {body} bytes where {limits.meta} + {limits.body} are allowed"
+        )
+    return Header(kind, flags, request, attempt, meta, body, checksum)
+
+
+def checksum_of(pieces: list[memoryview]) -> int:
+    """Return the xxh3-64 of a body's pieces."""
+    digest = xxhash.xxh3_64()
+    for piece in pieces:
+        digest.update(piece)
+    return digest.intdigest()

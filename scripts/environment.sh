@@ -1,0 +1,188 @@
+# shellcheck shell=bash
+# The checkout's virtual environment, made once. Sourced by the scripts beside this file.
+#
+# A caller sources it, which sets `root` (the checkout), and calls `ensure_environment EXTRA` with
+# EXTRA either `run` or `test`. Everything printed goes to stderr, because stdout is for results. Exit
+# code 3 means that the machine lacks something; the message says how to get it.
+
+root=$(dirname -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")")
+venv="$root/.venv"
+
+# What an outer environment could set to send Python or pip somewhere else than to our own `.venv`.
+unset PYTHONHOME PYTHONPATH PYTHONUSERBASE VIRTUAL_ENV CDPATH
+unset PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT PIP_PYTHON PIP_REQUIRE_VIRTUALENV
+
+say() {
+  printf '%s: %s\n' "${0##*/}" "$*" >&2
+}
+
+not_ready() {
+  say "$@"
+  exit 3
+}
+
+# Print the real path of each Python that is new enough, best first. A version manager's shim that
+# fails is passed over, and an active foreign environment leads to the interpreter it was made from.
+list_pythons() {
+  local name path
+  for name in python3 python3.13 python3.12 python3.11 python3.14; do
+    while IFS= read -r path; do
+      "$path" -I -c '
+import sys
+if sys.version_info < (3, 11):
+    sys.exit(1)
+print(sys._base_executable or sys.executable)' 2>/dev/null || true
+    done < <(type -ap "$name")
+  done | awk '!seen[$0]++'
+}
+
+# Succeed if the Python at $1 can make a virtual environment with pip in it.
+can_make_environments() {
+  "$1" -I -c 'import ensurepip, ssl, venv' 2>/dev/null
+}
+
+version_of() {
+  "$1" -I -S -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null
+}
+
+# Set `python` to an interpreter, or to nothing and `python_package` to what would bring one.
+find_python() {
+  local candidate
+  python=''
+  python_package=''
+  while IFS= read -r candidate; do
+    if can_make_environments "$candidate"; then
+      python=$candidate
+      return
+    fi
+    # Debian and Ubuntu keep ensurepip in a package of its own for each version.
+    if [[ -z $python_package && $candidate =~ ^(/usr)?/bin/ ]]; then
+      python_package="python$(version_of "$candidate")-venv"
+    fi
+  done < <(list_pythons)
+  [[ -n $python_package ]] || python_package=python3-venv
+}
+
+# Install the system packages named, or exit 3 with the one line that does it.
+install_packages() {
+  local log
+  command -v apt-get >/dev/null ||
+    not_ready "needs $*: install what this system's package manager calls them"
+  ((EUID == 0)) ||
+    not_ready "this system lacks $*; to get it: sudo apt-get update && sudo apt-get install -y --no-install-recommends $*"
+  say "installing $* with apt-get"
+  log=$(mktemp)
+  if ! apt_get update >"$log" 2>&1 ||
+    ! apt_get install -y --no-install-recommends "$@" >>"$log" 2>&1; then
+    tail -n 5 "$log" >&2
+    rm -f "$log"
+    return 1
+  fi
+  rm -f "$log"
+}
+
+apt_get() {
+  DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 "$@" 9>&-
+}
+
+# Print what an installation for extra $1 was made from; when it changes, we install again. Of
+# pyproject.toml only the tables that say what is installed count, so that changing a lint rule does
+# not ask for the network. The checkout's place counts because an environment cannot be moved.
+fingerprint() {
+  local tables
+  tables=$(awk '/^\[/ { keep = /^\[(build-system|project|tool\.hatch)/ } keep' "$root/pyproject.toml" |
+    sha256sum)
+  printf '%s\n' "extra $1" "tables ${tables%% *}" "python $(version_of "$venv/bin/python")" "root $root"
+}
+
+is_current() {
+  local stamp="$venv/.installed-$1"
+  [[ -r $stamp && -x $venv/bin/python ]] && [[ $(<"$stamp") == "$(fingerprint "$1")" ]]
+}
+
+# Succeed if `.venv` is a whole environment of this place; an interrupted installation is not.
+is_usable() {
+  [[ ! -e $venv/.installing ]] && "$venv/bin/python" -I -c '
+import os, sys
+import pip
+sys.exit(not os.path.samefile(sys.prefix, sys.argv[1]))' "$venv" 2>/dev/null &&
+    { [[ ! -e $venv/.made-for ]] || [[ $(<"$venv/.made-for") == "$root" ]]; }
+}
+
+make_environment() {
+  find_python
+  [[ -n $python ]] || not_ready "found no Python 3.11 or newer that can make environments"
+  rm -rf "$venv"
+  if ! "$python" -I -m venv "$venv" >&2; then
+    rm -rf "$venv"
+    not_ready "$python could not make $venv"
+  fi
+  printf '%s\n' "$root" >"$venv/.made-for"
+}
+
+pip_install() {
+  local log="$venv/install.log" status=0 target=$root
+  [[ $1 == run ]] || target="${root}[$1]"
+  rm -f "$venv"/.installed-*
+  touch "$venv/.installing"
+  "$venv/bin/python" -I -m pip install --quiet --disable-pip-version-check --no-input \
+    --editable "$target" >"$log" 2>&1 || status=$?
+  # Only an installation that was cut off leaves this mark: pip undoes one that it saw fail.
+  rm -f "$venv/.installing"
+  if ((status != 0)); then
+    tail -n 15 "$log" >&2
+    not_ready "pip could not install the package (all of its output is in $log)"
+  fi
+}
+
+# Print the packages that PoCL, our OpenCL device where there is no other, needs to link a kernel:
+# `ld`, and the libraries that its built-in clang names to it. pip brings PoCL for x86-64 alone.
+missing_for_linking() {
+  local version
+  [[ $HOSTTYPE == x86_64 ]] || return 0
+  command -v ld >/dev/null || echo binutils
+  compgen -G '/usr/lib*/libc.so' >/dev/null || compgen -G '/usr/lib/*/libc.so' >/dev/null ||
+    echo libc6-dev
+  if ! compgen -G '/usr/lib/gcc/*/*/libgcc.a' >/dev/null; then
+    # The development package has the version of the library that every system has.
+    version=$(dpkg-query --show --showformat='${Version}' libgcc-s1 2>/dev/null) || version=''
+    echo "libgcc${version:+-${version%%[!0-9]*}}-dev"
+  fi
+}
+
+# Install what the system lacks, or say what does; $1 tells whether a Python is needed too.
+ensure_system() {
+  local missing=()
+  mapfile -t missing < <(missing_for_linking)
+  if [[ $1 == python ]]; then
+    find_python
+    [[ -n $python ]] || missing+=("$python_package")
+  fi
+  ((${#missing[@]} == 0)) || install_packages "${missing[@]}" ||
+    not_ready "apt-get could not install ${missing[*]}"
+}
+
+ensure_environment() {
+  local extra=$1 started=$SECONDS
+  if is_current "$extra"; then
+    ensure_system no-python
+    return
+  fi
+  [[ -w $root && -w $root/pyproject.toml ]] ||
+    not_ready "cannot write to $root: its owner has to set it up, or use a copy of your own"
+  # Two calls at once take turns; the second finds the work done. The lock is on a file that is
+  # always there, opened for writing (network file systems ask for that) but never written.
+  exec 9<>"$root/pyproject.toml"
+  flock --timeout 900 9 || not_ready "another set-up of $venv has not ended within 15 minutes"
+  if ! is_current "$extra"; then
+    ensure_system python
+    say "setting up $venv, once"
+    is_usable || make_environment
+    pip_install "$extra"
+    fingerprint "$extra" >"$venv/.installed-$extra"
+    # What the tests need includes what a run needs.
+    [[ $extra == run ]] || fingerprint run >"$venv/.installed-run"
+    say "set up in $((SECONDS - started)) s with Python $(version_of "$venv/bin/python")"
+  fi
+  exec 9>&-
+}

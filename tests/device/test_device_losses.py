@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+from exchange import get, normal, put
+
+from kernels import reference
+from kernels.engine import Engine
+from kernels.errors import KernelError
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 10), (33, 3), (128, 10), (129, 17)], ids=str)
+@pytest.mark.parametrize("spread", [1.0, 200.0])
+def test_softmax_cross_entropy(engine: Engine, shape: tuple[int, int], spread: float) -> None:
+    logits = normal(1, *shape) * np.float32(spread)
+    labels = np.random.default_rng(2).integers(0, shape[1], shape[0], np.int32)
+    delta, stats = engine.empty(shape), engine.empty((2,))
+    engine.softmax_cross_entropy(put(engine, logits), put(engine, labels), delta, stats)
+    expected, totals = np.empty(shape), np.empty(2)
+    reference.softmax_cross_entropy(logits.astype(float), labels, expected, totals)
+    np.testing.assert_allclose(get(engine, delta), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(get(engine, stats), totals, rtol=1e-5, atol=1e-5)
+
+
+def test_a_label_out_of_range_gives_nan(engine: Engine) -> None:
+    delta, stats = engine.empty((3, 4)), engine.empty((2,))
+    labels = np.array([0, 4, 1], np.int32)
+    engine.softmax_cross_entropy(put(engine, normal(1, 3, 4)), put(engine, labels), delta, stats)
+    assert np.isnan(get(engine, stats)[0])
+    assert np.isnan(get(engine, delta)).any(axis=1).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (33, 3), (128, 10), (129, 17)], ids=str)
+def test_mean_squared_error(engine: Engine, shape: tuple[int, int]) -> None:
+    output, target = normal(1, *shape), normal(2, *shape)
+    delta, stats = engine.empty(shape), engine.empty((2,))
+    engine.mean_squared_error(put(engine, output), put(engine, target), delta, stats)
+    expected, totals = np.empty(shape), np.empty(2)
+    reference.mean_squared_error(output.astype(float), target.astype(float), expected, totals)
+    np.testing.assert_allclose(get(engine, delta), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(get(engine, stats), totals, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 17), (33, 129), (128, 784)], ids=str)
+def test_column_sum_adds_rows_in_order(engine: Engine, shape: tuple[int, int]) -> None:
+    a = normal(3, *shape)
+    out = engine.empty((shape[1],))
+    engine.column_sum(put(engine, a), out)
+    np.testing.assert_array_equal(get(engine, out), np.add.accumulate(a, axis=0)[-1])
+
+
+@pytest.mark.parametrize("size", [1, 16, 17, 16384, 50001])
+def test_all_finite_sees_every_element(engine: Engine, size: int) -> None:
+    flag = engine.empty((1,), np.int32)
+    host = normal(4, size)
+    host[0] = np.finfo(np.float32).max
+    array = put(engine, host)
+    engine.all_finite(array, flag)
+    assert get(engine, flag)[0] == 1
+    for place in {0, size // 2, size - 1}:
+        for value in (np.inf, -np.inf, np.nan, -np.nan):
+            spoiled = host.copy()
+            spoiled[place] = value
+            engine.upload(array, spoiled)
+            engine.all_finite(array, flag)
+            assert get(engine, flag)[0] == 0
+
+
+def test_a_finite_view_beside_a_nan_is_finite(engine: Engine) -> None:
+    array = put(engine, np.array([np.nan, 1, 2, np.inf], np.float32))
+    flag = engine.empty((1,), np.int32)
+    engine.all_finite(array.view(1, (2,)), flag)
+    assert get(engine, flag)[0] == 1
+
+
+def test_shapes_that_do_not_fit_are_refused(engine: Engine) -> None:
+    logits, stats = engine.empty((3, 4)), engine.empty((2,))
+    with pytest.raises(KernelError, match=r"expected shape \[3\]"):
+        engine.softmax_cross_entropy(logits, engine.empty((4,), np.int32), logits, stats)
+    with pytest.raises(KernelError, match="labels takes int32"):
+        engine.softmax_cross_entropy(logits, engine.empty((3,)), logits, stats)
+    with pytest.raises(KernelError, match="column_sum"):
+        engine.column_sum(logits, stats)
+    with pytest.raises(KernelError, match="flag"):
+        engine.all_finite(logits, stats)
+    with pytest.raises(KernelError, match="equal in type and size"):
+        engine.upload(logits, np.zeros((3, 4)))

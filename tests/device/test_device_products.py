@@ -1,0 +1,163 @@
+import itertools
+
+import numpy as np
+import pytest
+from exchange import get, normal, put
+
+from kernels import reference
+from kernels.activations import ACTIVATIONS
+from kernels.engine import Engine, Form
+from kernels.errors import KernelError
+from kernels.opencl import OpenCLEngine
+
+FORMS: tuple[Form, ...] = ("nn", "tn", "nt")
+SHAPES = [
+    (1, 1, 1),
+    (3, 17, 33),
+    (17, 3, 129),
+    (8, 48, 256),
+    (33, 10, 64),
+    (32, 64, 64),
+    (129, 33, 17),
+    (65, 130, 513),
+    (128, 500, 784),
+    (784, 512, 32),
+]
+
+
+def operands(form: Form, m: int, n: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+    a, b = normal(1, m, k), normal(2, k, n)
+    return (a.T.copy() if form == "tn" else a), (b.T.copy() if form == "nt" else b)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
+def test_a_product_is_within_the_bound_of_its_sums(
+    engine: Engine, form: Form, shape: tuple[int, int, int]
+) -> None:
+    m, n, k = shape
+    a, b = operands(form, m, n, k)
+    out = engine.empty((m, n))
+    engine.matmul(put(engine, a), put(engine, b), out, form=form)
+    exact, size = np.empty((m, n)), np.empty((m, n))
+    reference.matmul(a.astype(float), b.astype(float), exact, form=form)
+    reference.matmul(np.abs(a.astype(float)), np.abs(b.astype(float)), size, form=form)
+    bound = (k + 1) * 2.0**-24 * size  # Higham, Accuracy and Stability, section 3.5
+    assert (np.abs(get(engine, out) - exact) <= bound).all()
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("derivative", [None, *ACTIVATIONS])
+@pytest.mark.parametrize("shape", [(5, 37, 20), (40, 96, 300)], ids=str)
+def test_the_epilogue_agrees_with_its_twin(
+    engine: Engine,
+    form: Form,
+    activation: str,
+    derivative: str | None,
+    shape: tuple[int, int, int],
+) -> None:
+    m, n, k = shape
+    a, b = operands(form, m, n, k)
+    a *= np.float32(0.2)
+    bias, y = normal(3, n), np.tanh(normal(4, m, n))
+    expected = np.empty((m, n))
+    wide = [array.astype(float) for array in (a, b, bias, y)]
+    reference.matmul(
+        wide[0],
+        wide[1],
+        expected,
+        form=form,
+        bias=wide[2],
+        activation=activation,
+        derivative=None if derivative is None else (derivative, wide[3]),
+    )
+    out = engine.empty((m, n))
+    engine.matmul(
+        put(engine, a),
+        put(engine, b),
+        out,
+        form=form,
+        bias=put(engine, bias),
+        activation=activation,
+        derivative=None if derivative is None else (derivative, put(engine, y)),
+    )
+    np.testing.assert_allclose(get(engine, out), expected, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_row_depends_on_neither_the_number_of_rows_nor_its_place(
+    opencl: OpenCLEngine, form: Form
+) -> None:
+    # The numpy engine does not promise this: its product is that of numpy's BLAS.
+    n, k = 77, 600
+    a, b = normal(1, 200, k), normal(2, k, n)
+    right = put(opencl, b.T if form == "nt" else b)
+    whole = None
+    for first, m in ((0, 200), (0, 1), (5, 3), (64, 136), (7, 33), (71, 129)):
+        part = a[first : first + m]
+        out = opencl.empty((m, n))
+        opencl.matmul(put(opencl, part.T if form == "tn" else part), right, out, form=form)
+        result = get(opencl, out)
+        whole = result if whole is None else whole
+        np.testing.assert_array_equal(result, whole[first : first + m])
+
+
+def test_a_column_depends_on_neither_the_panel_nor_the_form(opencl: OpenCLEngine) -> None:
+    m, k = 19, 700
+    a, b = normal(1, m, k), normal(2, k, 130)
+    results = {}
+    for n, form in itertools.product((130, 97, 48, 33, 16, 10, 1), FORMS):
+        right = b[:, :n]
+        out = opencl.empty((m, n))
+        opencl.matmul(
+            put(opencl, a.T if form == "tn" else a),
+            put(opencl, right.T if form == "nt" else right),
+            out,
+            form=form,
+        )
+        results[n, form] = get(opencl, out)
+    for (n, _), result in results.items():
+        np.testing.assert_array_equal(result, results[130, "nn"][:, :n])
+
+
+def test_views_work_where_they_lie(engine: Engine) -> None:
+    flat = normal(5, 3 + 20 * 30 + 30)
+    store = put(engine, flat)
+    weights, bias = store.view(3, (20, 30)), store.view(603, (30,))
+    x, gradient = normal(6, 9, 20), engine.empty((flat.size,))
+    out = engine.empty((9, 30))
+    left = put(engine, x)
+    engine.matmul(left, weights, out, bias=bias, activation="relu")
+    expected = np.maximum(x @ flat[3:603].reshape(20, 30) + flat[603:], 0)
+    np.testing.assert_allclose(get(engine, out), expected, rtol=1e-5, atol=1e-5)
+    engine.matmul(left, out, gradient.view(3, (20, 30)), form="tn")
+    engine.column_sum(out, gradient.view(603, (30,)))
+    result = get(engine, gradient)
+    np.testing.assert_allclose(result[3:603].reshape(20, 30), x.T @ expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(result[603:], expected.sum(axis=0), rtol=1e-5, atol=1e-5)
+
+
+def test_a_nan_passes_through_relu(engine: Engine) -> None:
+    a = np.array([[np.nan, 1], [1, 1]], np.float32)
+    out = engine.empty((2, 20))
+    engine.matmul(
+        put(engine, a), put(engine, np.ones((2, 20)).astype(np.float32)), out, activation="relu"
+    )
+    result = get(engine, out)
+    assert np.isnan(result[0]).all()
+    assert (result[1] == 2).all()
+
+
+def test_shapes_that_do_not_fit_are_named(engine: Engine) -> None:
+    a, b, out = engine.empty((3, 4)), engine.empty((4, 5)), engine.empty((3, 5))
+    with pytest.raises(KernelError, match=r"form nt: \[3, 4\] by \[4, 5\]"):
+        engine.matmul(a, b, out, form="nt")
+    with pytest.raises(KernelError, match="bias"):
+        engine.matmul(a, b, out, bias=engine.empty((4,)))
+    with pytest.raises(KernelError, match="unknown activation 'gelu'"):
+        engine.matmul(a, b, out, activation="gelu")
+    with pytest.raises(KernelError, match="leaves its array"):
+        a.view(10, (3,))
+    with pytest.raises(KernelError, match="not int32"):
+        engine.matmul(a, engine.empty((4, 5), np.int32), out)

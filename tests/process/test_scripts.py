@@ -1,0 +1,267 @@
+"""The scripts a person types, in a copy of their folder with a stand-in for Python.
+
+The stand-in answers the scripts' questions at once and writes down each installation, so that what
+is tested is the scripts' own logic: what they install, when, and what they hand on.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+TOOLS = "awk bash cat chmod cp cut dirname env flock mkdir mktemp readlink rm sha256sum tail touch"
+
+PYTHON = r"""#!/usr/bin/env bash
+case "$*" in
+*_base_executable*) echo "$0" ;;
+*version_info*) echo 3.11 ;;
+*samefile*) ;;
+*ensurepip*) ;;
+*'-m venv'*)
+  echo "venv" >>"$RECORD"
+  mkdir -p "${!#}/bin"
+  cp "$0" "${!#}/bin/python"
+  ;;
+*'-m pip install'*)
+  echo "pip ${!#}" >>"$RECORD"
+  if [[ -n ${PIP_FAILS:-} ]]; then
+    echo "no matching distribution"
+    exit 1
+  fi
+  for program in node ruff mypy lint-imports; do
+    cp "$TOOL" "${0%/*}/$program"
+  done
+  ;;
+*'-m pytest'*) exec "$TOOL" "$@" ;;
+*) echo "unforeseen: $*" >&2; exit 99 ;;
+esac
+"""
+
+# Stands for node, ruff, mypy, lint-imports and pytest: shows what it was given.
+TOOL = r"""#!/usr/bin/env bash
+echo "${0##*/}"
+printf '<%s>' "$@"
+echo
+echo "PYTHONPATH=${PYTHONPATH-unset} PYTHONHOME=${PYTHONHOME-unset} in $PWD"
+[[ ${FAILS:-} != "${0##*/}" ]] || exit 7
+"""
+
+APT = r"""#!/usr/bin/env bash
+echo "apt-get $*" >>"$RECORD"
+case "$*" in
+*install*) cp "$TOOL" "${0%/*}/ld" ;;
+esac
+"""
+
+
+@dataclass
+class Copy:
+    """A checkout with scripts and pyproject.toml only, and a PATH with nothing but stand-ins."""
+
+    base: Path
+    variables: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def root(self) -> Path:
+        return self.base / "a check out"
+
+    @property
+    def bin(self) -> Path:
+        return self.base / "bin"
+
+    @property
+    def record(self) -> list[str]:
+        """Everything made or installed so far."""
+        path = self.base / "record"
+        return path.read_text().splitlines() if path.exists() else []
+
+    def command(self, name: str, *arguments: str, **more: str) -> subprocess.Popen[str]:
+        environment = {
+            "PATH": str(self.bin),
+            "HOME": str(self.base),
+            "RECORD": str(self.base / "record"),
+            "TOOL": str(self.base / "tool"),
+            **self.variables,
+            **more,
+        }
+        return subprocess.Popen(
+            [self.root / "scripts" / name, *arguments],
+            cwd=self.base,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def call(self, name: str, *arguments: str, **more: str) -> tuple[int, str, str]:
+        """Run a script to its end; give exit status, stdout and stderr."""
+        with self.command(name, *arguments, **more) as process:
+            out, err = process.communicate(timeout=30)
+        return process.returncode, out, err
+
+    def program(self, name: str, text: str) -> Path:
+        path = self.base / name
+        path.write_text(text)
+        path.chmod(0o755)
+        return path
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Copy:
+    made = Copy(tmp_path)
+    made.bin.mkdir()
+    made.root.mkdir()
+    shutil.copytree(CHECKOUT / "scripts", made.root / "scripts")
+    shutil.copy(CHECKOUT / "pyproject.toml", made.root)
+    for tool in TOOLS.split():
+        found = shutil.which(tool)
+        assert found is not None, f"the scripts need {tool}"
+        (made.bin / tool).symlink_to(found)
+    made.program("tool", TOOL)
+    made.program("bin/ld", TOOL)
+    made.program("bin/apt-get", APT)
+    made.program("bin/python3", PYTHON)
+    # Node.js's program, which must never be taken for ours.
+    made.program("bin/node", "#!/usr/bin/env bash\nexit 88\n")
+    return made
+
+
+@pytest.mark.parametrize(
+    ("given", "handed_on"),
+    [
+        ([], ["train", "digits"]),
+        (["--json"], ["train", "digits", "--json"]),
+        (["--train.epochs", "3"], ["train", "digits", "--train.epochs", "3"]),
+        (["mnist"], ["train", "mnist"]),
+        (["my recipe.toml", "--json", ""], ["train", "my recipe.toml", "--json", ""]),
+        (["--resume", "runs/one"], ["train", "--resume", "runs/one"]),
+        (["--json", "--resume=runs/one"], ["train", "--json", "--resume=runs/one"]),
+    ],
+)
+def test_run_hands_its_arguments_on(copy: Copy, given: list[str], handed_on: list[str]) -> None:
+    status, out, _ = copy.call("run", *given)
+    assert status == 0
+    program, arguments, _ = out.splitlines()
+    assert program == "node"
+    assert arguments == "".join(f"<{argument}>" for argument in handed_on)
+
+
+def test_run_installs_once_and_says_so_on_stderr_only(copy: Copy) -> None:
+    first, out, err = copy.call("run")
+    assert len(out.splitlines()) == 3, out
+    assert err.count("\n") == 2, err
+    second, _, err = copy.call("run")
+    assert (first, second, err) == (0, 0, "")
+    assert copy.record == ["venv", f"pip {copy.root}"]
+
+
+def test_run_is_not_disturbed_by_a_foreign_environment(copy: Copy) -> None:
+    status, out, _ = copy.call(
+        "run", PYTHONPATH="/nowhere", PYTHONHOME="/nowhere", VIRTUAL_ENV="/nowhere", CDPATH="/usr"
+    )
+    assert status == 0
+    assert f"PYTHONPATH=unset PYTHONHOME=unset in {copy.base}" in out
+
+
+def test_run_works_through_a_symlink(copy: Copy) -> None:
+    (copy.base / "link").symlink_to(copy.root / "scripts" / "run")
+    environment = {"PATH": str(copy.bin), "RECORD": "record", "TOOL": str(copy.base / "tool")}
+    done = subprocess.run(
+        ["./link"], cwd=copy.base, env=environment, capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == 0, done.stderr
+    assert (copy.root / ".venv").is_dir()
+
+
+def test_two_first_calls_at_once_install_once(copy: Copy) -> None:
+    calls = [copy.command("run") for _ in range(4)]
+    for process in calls:
+        with process:
+            _, err = process.communicate(timeout=30)
+        assert process.returncode == 0, err
+    assert copy.record == ["venv", f"pip {copy.root}"]
+
+
+def test_interrupted_set_up_is_made_anew(copy: Copy) -> None:
+    assert copy.call("run")[0] == 0
+    (copy.root / ".venv" / ".installed-run").unlink()
+    (copy.root / ".venv" / ".installing").touch()
+    assert copy.call("run")[0] == 0
+    assert copy.record == ["venv", f"pip {copy.root}"] * 2
+
+
+def test_moved_checkout_gets_an_environment_of_its_own(copy: Copy) -> None:
+    assert copy.call("run")[0] == 0
+    moved = Copy(copy.base / "elsewhere", {"PATH": str(copy.bin), "TOOL": str(copy.base / "tool")})
+    moved.base.mkdir()
+    shutil.copytree(copy.root, moved.root)
+    assert moved.call("run")[0] == 0
+    assert moved.record == ["venv", f"pip {moved.root}"]
+
+
+def test_changed_dependencies_are_installed_and_changed_lint_rules_are_not(copy: Copy) -> None:
+    assert copy.call("run")[0] == 0
+    project = copy.root / "pyproject.toml"
+    text = project.read_text()
+    project.write_text(text.replace("line-length = 100", "line-length = 99"))
+    assert copy.call("run")[0] == 0
+    assert len(copy.record) == 2
+    project.write_text(re.sub(r'"numpy>=[\d.]+"', '"numpy>=99"', text))
+    assert copy.call("run")[0] == 0
+    assert copy.record == ["venv", f"pip {copy.root}", f"pip {copy.root}"]
+
+
+def test_failed_installation_shows_why_and_is_tried_again(copy: Copy) -> None:
+    status, out, err = copy.call("run", PIP_FAILS="1")
+    assert (status, out) == (3, "")
+    assert "no matching distribution" in err
+    assert copy.call("run")[0] == 0
+
+
+def test_missing_linker_is_installed_or_named(copy: Copy) -> None:
+    (copy.bin / "ld").unlink()
+    status, _, err = copy.call("run")
+    if os.geteuid() == 0:
+        assert status == 0, err
+        assert [line for line in copy.record if "binutils" in line]
+    else:
+        assert status == 3
+        assert "apt-get install -y --no-install-recommends binutils\n" in err
+
+
+def test_no_python_and_no_package_manager_is_one_line(copy: Copy) -> None:
+    (copy.bin / "python3").unlink()
+    (copy.bin / "apt-get").unlink()
+    status, out, err = copy.call("run")
+    assert (status, out) == (3, "")
+    assert err.count("\n") == 1
+    assert "python3-venv" in err
+
+
+def test_test_runs_every_stage_and_leaves_the_long_ones_out(copy: Copy) -> None:
+    status, out, _ = copy.call("test", "tests/unit", "-k", "a or b")
+    assert status == 0
+    stages = [line for line in out.splitlines() if line in {"ruff", "mypy", "lint-imports", "tool"}]
+    assert stages == ["ruff", "ruff", "mypy", "lint-imports", "tool"]
+    assert "<-m><pytest><-m><not long><tests/unit><-k><a or b>" in out
+    assert copy.record == ["venv", f"pip {copy.root}[test]"]
+    # What the tests need includes what a run needs.
+    assert copy.call("run")[0] == 0
+    assert len(copy.record) == 2
+
+
+def test_test_takes_all_with_the_long_ones(copy: Copy) -> None:
+    _, out, _ = copy.call("test", "-x", "--all")
+    assert "<-m><pytest><-x>" in out
+
+
+def test_test_stops_at_the_first_failing_stage(copy: Copy) -> None:
+    status, out, _ = copy.call("test", FAILS="mypy")
+    assert status == 7
+    assert "test: mypy FAILED (exit status 7)" in out
+    assert "lint-imports" not in out

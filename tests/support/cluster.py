@@ -1,0 +1,198 @@
+"""A whole cluster in one event loop: real sockets and real roles, no processes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kernels.engine import open_engine
+from kernels.rules import RuleRunner, Update, state_count
+from nodes.data import Dataset, load_dataset
+from nodes.models import Model
+from nodes.recipe import Recipe
+from nodes.training.compute import Compute, ModelCompute
+from nodes.training.driver import Driver, Plan, name_run
+from nodes.training.result import Result
+from nodes.training.role import WorkerRole
+from paramserver.client import TableClient
+from paramserver.clocks import cut
+from paramserver.config import ClusterConfig, PeerConfig
+from paramserver.console import new_identity
+from paramserver.peer import Peer
+from paramserver.spec import RunSpec
+from paramserver.store import Floats, aligned, kernel_rule
+from paramserver.types import Span
+
+SECRET = b"a secret for tests"
+
+
+def recipe_of(**changes: Any) -> Recipe:
+    """Return a small recipe on digits; ``changes`` are dotted keys with ``__`` for dots."""
+    values: dict[str, Any] = {
+        "name": "small",
+        "seed": 1,
+        "model": {"layers": [{"units": 16, "activation": "relu"}, {"units": 10}]},
+        "data": {"source": "digits"},
+        "train": {"epochs": 2, "batch_size": 64, "rate": 0.1, "rule": "momentum"},
+        "cluster": {"deadline": 4.0},
+    }
+    for key, value in changes.items():
+        section, _, rest = key.partition("__")
+        if rest:
+            values[section] = {**values.get(section, {}), rest: value}
+        else:
+            values[section] = value
+    return Recipe.model_validate(values)
+
+
+def plan_of(recipe: Recipe) -> Plan:
+    """Load a recipe's data and make its model."""
+    dataset = load_dataset(recipe.data)
+    return Plan(recipe, dataset, Model.for_dataset(recipe.model, dataset), name_run("test"))
+
+
+@dataclass(slots=True)
+class Cluster:
+    """The peers of a cluster under test; ``host`` hosts the coordinator and holds nothing."""
+
+    host: Peer
+    peers: list[Peer] = field(default_factory=list)
+    roles: dict[str, WorkerRole] = field(default_factory=dict)
+
+    async def train(
+        self, plan: Plan, spec: RunSpec, output: Path, progress: Callable[[dict[str, Any]], None]
+    ) -> tuple[Result, Floats]:
+        """Run a plan to its end; return the result and the final weights."""
+        result = Result(run=plan.run, recipe="test")
+        weights: list[Floats] = []
+
+        class Keeper(Driver):
+            async def _keep_model(self) -> None:
+                table = TableClient(
+                    self._peer.links, self._peer.maps, spec.table_name, self._peer.me, deadline=10.0
+                )
+                weights.append(await table.pull())
+
+        await Keeper(plan, spec, self.host, output, progress).run(result)
+        return result, weights[0]
+
+
+@contextlib.asynccontextmanager
+async def cluster(
+    *,
+    both: int = 0,
+    shards: int = 0,
+    workers: int = 0,
+    device: str = "numpy",
+    deadline: float = 4.0,
+    wrap: dict[str, Callable[[Compute], Compute]] | None = None,
+) -> AsyncIterator[Cluster]:
+    """Run a cluster: ``wrap`` replaces what the worker of a name computes with."""
+    config = PeerConfig(cluster=ClusterConfig(deadline=deadline))
+    host = Peer(config, new_identity("host"), SECRET, candidate=False)
+    engine = partial(open_engine, device)
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(host.running())
+        running = Cluster(host)
+        kinds = [("peer", True, True)] * both
+        kinds += [("shard", True, False)] * shards + [("worker", False, True)] * workers
+        for index, (prefix, shard, worker) in enumerate(kinds):
+            name = f"{prefix}-{index}"
+            role = WorkerRole(device, (wrap or {}).get(name)) if worker else None
+            if role is not None:
+                running.roles[name] = role
+            peer = Peer(
+                config,
+                new_identity(name),
+                SECRET,
+                shard=shard,
+                role=role,
+                join=host.address,
+                open_engine=engine,
+            )
+            await stack.enter_async_context(peer.running())
+            running.peers.append(peer)
+        yield running
+
+
+async def train(
+    recipe: Recipe,
+    output: Path,
+    *,
+    both: int = 0,
+    shards: int = 0,
+    workers: int = 0,
+    device: str = "numpy",
+    wrap: dict[str, Callable[[Compute], Compute]] | None = None,
+    progress: Callable[[dict[str, Any]], None] = lambda _: None,
+) -> tuple[Result, Floats]:
+    """Train a recipe on a cluster of its own; return the result and the final weights."""
+    plan = plan_of(recipe)
+    count = both + workers
+    spec = plan.spec(workers=count, min_workers=count, min_shards=both + shards)
+    async with cluster(
+        both=both,
+        shards=shards,
+        workers=workers,
+        device=device,
+        deadline=recipe.cluster.deadline,
+        wrap=wrap,
+    ) as running:
+        return await running.train(plan, spec, output, progress)
+
+
+def train_alone(recipe: Recipe, parts: int, device: str = "numpy") -> Floats:
+    """Train in this process alone: compute the same parts and sum them in the same order."""
+    plan = plan_of(recipe)
+    dataset: Dataset = plan.dataset
+    engine = open_engine(device)
+    size, examples = recipe.train.batch_size, len(dataset.train_x)
+    compute = ModelCompute(engine, plan.model, dataset, seed=recipe.seed, largest=size)
+    rule = recipe.train.update_rule()
+    runner = RuleRunner(engine, kernel_rule(rule))
+    weights = aligned(plan.model.size)
+    weights[:] = compute.initial_weights(recipe.seed)
+    state = tuple(aligned(plan.model.size) for _ in range(state_count(rule.name)))
+    for one in state:
+        one[:] = 0
+    gradient = aligned(plan.model.size)
+    step = 0
+    for epoch in range(recipe.train.epochs):
+        for start in range(0, examples, size):
+            span = Span(start, min(start + size, examples))
+            total = np.zeros(plan.model.size, np.float32)
+            for part, piece in enumerate(cut(span, parts)):
+                compute.gradient(weights, epoch, piece.start, piece.stop, gradient)
+                total = gradient.copy() if part == 0 else total + gradient
+            summed = aligned(plan.model.size)
+            summed[:] = total
+            runner.apply(
+                [
+                    Update(
+                        weights=weights,
+                        out=weights,
+                        state=state,
+                        gradient=summed,
+                        scale=1.0 / len(span),
+                        rate=rule.rate_at(step),
+                        step=step + 1,
+                    )
+                ]
+            )
+            step += 1
+    engine.close()
+    return weights
+
+
+async def run_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Let the loop turn until ``condition`` holds."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0)

@@ -1,0 +1,220 @@
+"""Clusters that the conformance suite runs on, and the faults it may inject."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+from virtual import VirtualLoop
+
+from paramserver.coordination.coordinator import Coordinator, MemberInfo
+from paramserver.coordination.embedded import TreeHost
+from paramserver.coordination.port import Clock
+from paramserver.coordination.session_store import Dial, Link, SessionStore
+from paramserver.errors import ConnectionLost, DeadlineExceeded, Unreachable
+
+T = 1.0
+"""The session timeout in tests, in seconds."""
+
+
+class Faults:
+    """What one peer's way to the coordinator suffers."""
+
+    def __init__(self, dial: Dial) -> None:
+        self._dial = dial
+        self._links: list[FaultyLink] = []
+        self.refuses = False
+        self.frozen = False
+        self.loses: list[type] = []
+        """Messages whose next answer is lost, with the link."""
+
+    async def dial(self, seconds: float) -> Link:
+        if self.refuses:
+            raise Unreachable("the test refuses connections")
+        if self.frozen:
+            await asyncio.sleep(seconds)
+            raise Unreachable(f"no connection within {seconds:g} s")
+        link = FaultyLink(await self._dial(seconds), self)
+        self._links.append(link)
+        return link
+
+    def cut(self, *, refuse: bool) -> None:
+        """Break the links there are, and refuse others or not."""
+        self.refuses = refuse
+        for link in self._links:
+            link.cut()
+        self._links.clear()
+
+
+class FaultyLink:
+    def __init__(self, inner: Link, faults: Faults) -> None:
+        self._inner = inner
+        self._faults = faults
+        self._broken = asyncio.get_running_loop().create_future()
+
+    def cut(self) -> None:
+        if not self._broken.done():
+            self._broken.set_result(None)
+
+    async def request(self, message: object, *, deadline: float) -> Any:
+        if self._broken.done():
+            raise ConnectionLost("the test has cut the link")
+        if self._faults.frozen:
+            await asyncio.sleep(deadline)
+            raise DeadlineExceeded(f"no answer within {deadline:g} s")
+        work = asyncio.ensure_future(self._inner.request(message, deadline=deadline))
+        try:
+            await asyncio.wait([work, self._broken], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not work.done():
+                work.cancel()
+        if self._broken.done():
+            await asyncio.gather(work, return_exceptions=True)
+            raise ConnectionLost("the test has cut the link")
+        answer = work.result()
+        if type(message) in self._faults.loses:
+            self._faults.loses.remove(type(message))
+            self._faults.cut(refuse=False)
+            raise ConnectionLost(f"the test lost the answer to {type(message).__name__}")
+        return answer
+
+    async def close(self) -> None:
+        self.cut()
+        await self._inner.close()
+
+
+class Cluster:
+    """A coordinator's host and peers with a session each, in this process."""
+
+    def __init__(self, host: TreeHost, dial: Callable[[], Dial], clock: Clock) -> None:
+        self.clock = clock
+        self.host = host
+        self._dial = dial
+        self._stack = AsyncExitStack()
+        self._tasks: list[asyncio.Task[None]] = []
+        self.faults: dict[Any, Faults] = {}
+
+    async def store(self) -> SessionStore:
+        faults = Faults(self._dial())
+        store = SessionStore(faults.dial, "the test", session_timeout=T, clock=self.clock)
+        await store.open(5.0)
+        self.faults[store] = faults
+        self._stack.push_async_callback(store.close)
+        return store
+
+    async def peer(self, name: str, incarnation: int = 1, *, register: bool = True) -> "Peer":
+        store = await self.store()
+        peer = Peer(store, self.faults[store], name, incarnation)
+        self._tasks.append(peer.task)
+        if register:
+            await peer.register()
+        return peer
+
+    def expire(self, store: SessionStore) -> None:
+        self.host.tree.end(store.session.id)
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._stack.aclose()
+
+
+class Peer:
+    """A peer as far as coordination goes."""
+
+    def __init__(self, store: SessionStore, faults: Faults, name: str, incarnation: int) -> None:
+        self.store = store
+        self.faults = faults
+        self.info = MemberInfo(
+            name=name, incarnation=incarnation, address=f"{name}:1", roles=("shard",)
+        )
+        self.coordinator = Coordinator(store, cluster="test")
+        self.members = self.coordinator.members
+        self.election = self.coordinator.election
+        self.task = asyncio.create_task(self.coordinator.run())
+
+    async def register(self) -> None:
+        await self.coordinator.members.register(self.info)
+
+    async def sees(self, *names: str, seconds: float = 5.0) -> bool:
+        return await self.members.changes.until(
+            lambda: sorted(self.members.current) == sorted(names), seconds
+        )
+
+    async def leads(self, seconds: float = 5.0) -> bool:
+        def valid() -> bool:
+            term = self.election.term
+            return term is not None and term.valid
+
+        return await self.election.changes.until(valid, seconds)
+
+    async def follows(self, name: str, seconds: float = 5.0) -> bool:
+        def sees() -> bool:
+            leader = self.election.leader
+            return leader is not None and leader.name == name
+
+        return await self.election.changes.until(sees, seconds)
+
+    async def crash(self) -> None:
+        """Be gone without a word."""
+        self.faults.cut(refuse=True)
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+
+
+Scenario = Callable[[Cluster], Awaitable[None]]
+
+
+async def _play(host: TreeHost, dial: Callable[[], Dial], clock: Clock, scenario: Scenario) -> None:
+    ticking = asyncio.create_task(host.run())
+    cluster = Cluster(host, dial, clock)
+    try:
+        await scenario(cluster)
+    finally:
+        await cluster.close()
+        ticking.cancel()
+        await asyncio.gather(ticking, return_exceptions=True)
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    assert not left, f"tasks were left behind: {left}"
+
+
+def play_embedded(scenario: Scenario) -> None:
+    """Play on a tree in this process, in virtual time."""
+
+    async def main() -> None:
+        clock = asyncio.get_running_loop().time
+        host = TreeHost(clock)
+        await _play(host, lambda: host.dial, clock, scenario)
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(main())
+
+
+def play_remote(scenario: Scenario) -> None:
+    """Play on a tree that every peer reaches over a socket of its own, in real time."""
+    from paramserver.coordination.remote import dial
+    from paramserver.transport.connection import Identity
+    from paramserver.transport.server import Server
+
+    async def main() -> None:
+        host = TreeHost()
+        secret = b"secret"
+        server = Server(Identity("test", "host", 1, "host"), secret, host.service.handle)
+        address = await server.listen("127.0.0.1", 0)
+        try:
+            await _play(
+                host,
+                lambda: dial(address, Identity("test", "peer", 1, "peer"), secret),
+                time.monotonic,
+                scenario,
+            )
+        finally:
+            await server.close(1.0)
+
+    with asyncio.Runner() as runner:
+        runner.run(main())
+
+
+PLAYS = {"embedded": play_embedded, "remote": play_remote}

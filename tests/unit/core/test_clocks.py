@@ -1,0 +1,38 @@
+"""Bounded staleness and the parts of a clock."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paramserver.clocks import Histogram, admitted, cut
+from paramserver.types import Span
+
+
+@given(st.integers(0, 1000), st.integers(0, 20), st.lists(st.integers(0, 1000)))
+def test_a_worker_is_admitted_within_the_bound_of_every_active_one(
+    clock: int, staleness: int, active: list[int]
+) -> None:
+    assert admitted(clock, staleness, active) == (clock - min(active, default=clock) <= staleness)
+
+
+@given(st.integers(0, 100), st.integers(0, 300), st.integers(1, 40))
+def test_parts_cover_the_span_and_differ_by_one_at_most(
+    start: int, length: int, parts: int
+) -> None:
+    spans = cut(Span(start, start + length), parts)
+    assert len(spans) == parts
+    assert spans[0].start == start
+    assert spans[-1].stop == start + length
+    assert all(a.stop == b.start for a, b in zip(spans, spans[1:], strict=False))
+    assert max(map(len, spans)) - min(map(len, spans)) <= 1
+
+
+def test_a_histogram_knows_mean_and_maximum() -> None:
+    seen = Histogram()
+    assert (seen.mean, seen.max, seen.total) == (0.0, 0, 0)
+    seen.add(4)
+    seen.add(0, times=3)
+    assert (seen.mean, seen.max, seen.total) == (1.0, 4, 4)
+    assert seen.dump() == {"0": 3, "4": 1}
+    assert repr(seen) == "<Histogram of 4: mean 1.00, max 4>"

@@ -1,0 +1,221 @@
+"""The run table: what is lent, what is counted, and who is dropped, without a clock on the wall."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from paramserver.errors import ConfigurationError, Evicted
+from paramserver.runtable import Phase, RunTable
+from paramserver.spec import RunSpec, TableSpec
+from paramserver.types import PeerId
+from paramserver.wire.run import Evaluate, Finished, MakeWeights, Parts, Range, Report
+
+
+def spec(consistency: str = "bsp", **other: Any) -> RunSpec:
+    parts = other.pop("parts", 4)
+    values: dict[str, Any] = {
+        "name": "run",
+        "table": TableSpec(size=10, consistency=consistency, parts=parts),
+        "examples": 100,
+        "test_examples": 30,
+        "batch_size": 16,
+        "epochs": 2,
+        **other,
+    }
+    return RunSpec(**values)
+
+
+def report(who: PeerId, **said: Any) -> Report:
+    return Report(
+        run="run",
+        worker=who.name,
+        incarnation=who.incarnation,
+        device="numpy",
+        data=said.pop("data", ""),
+        wants=True,
+        **said,
+    )
+
+
+A, B = PeerId("a", 1), PeerId("b", 1)
+
+
+def started(table: RunTable, *who: PeerId) -> None:
+    for one in who:
+        table.report(report(one), 0.0)
+    assert isinstance(table.work_for(who[0], 0.0), MakeWeights)
+    table.report(report(who[0], initialised=True), 0.0)
+    assert table.phase is Phase.TRAIN
+
+
+def test_one_worker_makes_the_weights_and_another_does_when_it_dies() -> None:
+    table = RunTable(spec(), 0.0)
+    table.report(report(A), 0.0)
+    table.report(report(B), 0.0)
+    assert table.work_for(A, 0.0) == MakeWeights(0)
+    assert table.work_for(B, 0.0) is None
+    assert table.work_for(A, 0.0) == MakeWeights(0), "a reply lost is given again"
+    table.drop(A, "gone", 0.0)
+    assert table.work_for(B, 0.0) == MakeWeights(0)
+
+
+def test_parts_of_a_clock_are_shared_and_a_lost_workers_are_done_by_others() -> None:
+    table = RunTable(spec(), 0.0)
+    started(table, A, B)
+    first = table.work_for(A, 0.0)
+    second = table.work_for(B, 0.0)
+    assert first == Parts(clock=0, epoch=0, parts=[(0, 0, 4), (1, 4, 8)])
+    assert second == Parts(clock=0, epoch=0, parts=[(2, 8, 12), (3, 12, 16)])
+    table.report(report(A, parts=[(0, 0, 4, 1.0, 1), (0, 1, 4, 1.0, 1)]), 0.0)
+    assert table.work_for(A, 0.0) is None
+    table.report(report(B, parts=[(0, 2, 4, 1.0, 1)]), 0.0)
+    table.drop(B, "gone", 0.0)
+    assert table.work_for(A, 0.0) == Parts(clock=0, epoch=0, parts=[(3, 12, 16)])
+    table.report(report(A, parts=[(0, 3, 4, 1.0, 1)]), 0.0)
+    assert table.clock == 1
+    assert table.examples == 16
+    with pytest.raises(Evicted, match="gone"):
+        table.report(report(B), 0.0)
+
+
+def test_a_lease_is_lent_again_only_when_every_primary_refuses_its_worker() -> None:
+    table = RunTable(spec("asp", parts=1), 0.0)
+    started(table, A, B)
+    mine = table.work_for(A, 0.0)
+    assert mine == Range(lease=1, epoch=0, start=0, stop=16, batch_size=16, clock=0)
+    table.drop(A, "gone", 0.0)
+    assert table.unconfirmed == [A]
+    other = table.work_for(B, 0.0)
+    assert isinstance(other, Range)
+    assert other.start == 16
+    table.confirm_dropped(A, 0)
+    assert table.repeated_examples == 16
+    table.report(report(B, ranges=[(other.lease, 32, 16, 1.0, 1)]), 0.0)
+    again = table.work_for(B, 0.0)
+    assert isinstance(again, Range)
+    assert (again.start, again.stop) == (0, 16)
+
+
+def test_a_push_that_nobody_saw_is_not_counted_as_repeated() -> None:
+    table = RunTable(spec("asp", parts=1), 0.0)
+    started(table, A, B)
+    table.work_for(A, 0.0)
+    table.drop(A, "gone", 0.0)
+    table.confirm_dropped(A, -1)
+    assert table.repeated_examples == 0
+
+
+def test_ssp_admits_within_the_bound_and_waits_for_nobody_without_a_lease() -> None:
+    table = RunTable(spec("ssp", parts=1, staleness=2), 0.0)
+    started(table, A, B)
+    fast = table.work_for(A, 0.0)
+    slow = table.work_for(B, 0.0)
+    assert isinstance(fast, Range)
+    assert isinstance(slow, Range)
+    assert table.admit(A, 2) == 0
+    assert table.admit(A, 3) is None
+    table.drop(B, "gone", 0.0)
+    assert table.admit(A, 3) == 0 or table.admit(A, 2) is not None
+    assert table.staleness.max <= 2 or not table.workers[A].lease
+
+
+def test_a_silent_worker_is_dropped_before_the_deadline_and_one_cut_off_sooner() -> None:
+    table = RunTable(spec(deadline=10.0), 0.0)
+    started(table, A, B)
+    table.hear(A, 5.0)
+    assert table.tick(7.0) == []
+    assert table.tick(7.1) == [B]
+    table.link_lost(A, 7.1)
+    assert table.tick(8.0) == []
+    assert table.tick(8.2) == [A]
+
+
+def test_a_run_that_nobody_works_on_fails_after_a_while() -> None:
+    table = RunTable(spec(lost_after=60.0), 0.0)
+    assert table.tick(60.0) == []
+    assert not table.finished
+    table.tick(60.1)
+    assert table.finished
+    assert table.exit_code == 75
+    assert "start one with `node start`" in str(table.error)
+
+
+def test_a_poisoned_worker_is_quarantined_and_two_in_short_order_mean_divergence() -> None:
+    table = RunTable(spec(), 0.0)
+    started(table, A, B, PeerId("c", 1))
+    table.report(report(A, poisoned="NaN"), 0.0)
+    assert not table.finished
+    assert table.dropped[A] == "quarantined: NaN"
+    table.report(report(B, poisoned="NaN"), 0.0)
+    assert table.finished
+    assert "diverged" in str(table.error)
+    assert "a: NaN; b: NaN" in str(table.error)
+
+
+def test_a_worker_with_other_data_is_refused_by_name() -> None:
+    table = RunTable(spec(data_fingerprint="abc"), 0.0)
+    with pytest.raises(ConfigurationError, match="worker a has other data"):
+        table.report(report(A, data="xyz"), 0.0)
+
+
+def test_a_stopped_run_finishes_what_is_under_way() -> None:
+    table = RunTable(spec("asp", parts=1), 0.0)
+    started(table, A)
+    work = table.work_for(A, 0.0)
+    assert isinstance(work, Range)
+    table.stop("Ctrl-C", 0.0)
+    assert not table.finished
+    table.report(report(A, ranges=[(work.lease, 16, 16, 1.0, 1)]), 0.0)
+    assert table.work_for(A, 0.0) == Finished("stopped", None)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from(["bsp", "ssp", "asp"]))
+def test_every_example_is_counted_once_whoever_dies(seed: int, consistency: str) -> None:
+    """Workers join, work, repeat their reports and die at random; the sums stay exact."""
+    chance = random.Random(seed)
+    table = RunTable(spec(consistency, parts=4 if consistency == "bsp" else 1), 0.0)
+    alive: list[PeerId] = []
+    held: dict[PeerId, Any] = {}
+    lives = 0
+    for _ in range(5000):
+        if table.finished:
+            break
+        if not alive or (len(alive) < 4 and chance.random() < 0.1):
+            lives += 1
+            newcomer = PeerId(f"w{chance.randrange(6)}", lives)
+            alive = [one for one in alive if one.name != newcomer.name]
+            alive.append(newcomer)
+            table.report(report(newcomer), 0.0)
+        if len(alive) > 1 and chance.random() < 0.03:
+            gone = alive.pop(chance.randrange(len(alive)))
+            table.drop(gone, "killed", 0.0)
+        for who in table.unconfirmed:
+            if chance.random() < 0.5:
+                table.confirm_dropped(who, chance.choice([-1, 10**6]))
+        who = chance.choice(alive)
+        work = held.get(who) or table.work_for(who, 0.0)
+        held.pop(who, None)
+        said: dict[str, Any] = {}
+        if isinstance(work, MakeWeights):
+            said["initialised"] = True
+        elif isinstance(work, Parts):
+            some = chance.sample(work.parts, chance.randint(1, len(work.parts)))
+            said["parts"] = [(work.clock, part, b - a, 1.0, 1) for part, a, b in some]
+        elif isinstance(work, Range):
+            stop = min(work.start + work.batch_size, work.stop)
+            said["ranges"] = [(work.lease, stop, stop - work.start, 1.0, 1)]
+        elif isinstance(work, Evaluate):
+            said["evaluated"] = [(work.lease, work.stop - work.start, 1.0, 1)]
+        for _ in range(chance.choice([1, 1, 2])):
+            table.report(report(who, **said), 0.0)
+    assert table.finished, f"seed {seed}: {table!r}"
+    assert table.examples == 200
+    assert table.test.examples == 30
+    assert table.epochs_done == 2
+    assert table.last_epoch.examples == 100
