@@ -208,6 +208,10 @@ def start(
     insecure: Annotated[
         bool | None, typer.Option("--insecure", help="Serve other machines without a secret.")
     ] = None,
+    data_root: Annotated[
+        Path | None,
+        typer.Option(envvar="PARAMSERVER_DATA", help="This machine's folder of data sets."),
+    ] = None,
     config: ConfigFile = None,
     set_: Sets = None,
     lifeline: Lifeline = None,
@@ -245,7 +249,7 @@ def start(
         new_identity(name),
         secret,
         shard="shard" in wanted,
-        role=WorkerRole(select),
+        role=WorkerRole(select, data_root),
         join=join,
         open_engine=partial(open_engine, select),
     )

@@ -64,7 +64,8 @@ class Applier:
                 jobs = [job for batch in batches for job in batch.jobs]
                 if jobs:
                     await loop.run_in_executor(self._thread, self._work, jobs)
-                if any([self._store.finish(job) for job in jobs]):
+                published = [self._store.finish(job) for job in jobs]
+                if any(published):
                     self.published.notify()
                 for batch in batches:
                     if not batch.done.done():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -55,7 +55,11 @@ def load_peer(
     """Load a peer's configuration from its layers."""
     document = read_document(file) if file is not None else None
     return load(
-        PeerConfig, document=document, name=str(file or "configuration"), sets=sets or (), flags=flags
+        PeerConfig,
+        document=document,
+        name=str(file or "configuration"),
+        sets=sets or (),
+        flags=flags,
     )
 
 
@@ -132,7 +136,7 @@ def config_show(config: ConfigFile = None, set_: Sets = None) -> None:
     print_values(load_peer(config, set_, {}))
 
 
-def print_values(loaded: Loaded[PeerConfig]) -> None:
+def print_values(loaded: Loaded[Any]) -> None:
     """Print a configuration as aligned lines: key, value, origin."""
     rows = show(loaded)
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]

@@ -182,7 +182,7 @@ class TableClient:
         waiting = set(range(len(self._route()[0].chains)))
 
         async def one(entry: TableEntry, group: Group, left: float) -> bool:
-            view = memoryview(copy.weights[group.start : group.stop]).cast("B")
+            view = copy.weights[group.start : group.stop].data.cast("B")
             reply = await self._links.request(
                 group.member.address,
                 Pull(
@@ -221,7 +221,7 @@ class TableClient:
                     table=self.name,
                     slices=[(index, entry.epochs[index]) for index in group.indices],
                 ),
-                [memoryview(values[group.start : group.stop]).cast("B")],
+                [values[group.start : group.stop].data.cast("B")],
                 deadline=left,
                 attempt=entry.attempt,
             )
@@ -231,15 +231,21 @@ class TableClient:
         return sum(await self._everywhere(one, until))
 
     async def push(
-        self, gradient: Floats, *, scale: float = 1.0, computed_from: Copy | None = None, finite: bool = False
+        self,
+        gradient: Floats,
+        *,
+        scale: float = 1.0,
+        computed_from: Copy | None = None,
+        finite: bool = False,
     ) -> PushResult:
         """Push a gradient (times ``scale``) and return once every primary has applied it.
 
         ``computed_from`` is the copy that it was computed from, the last `pull`'s where None: the
         shards measure its staleness against it. ``finite`` says that the caller has checked the
-        gradient already. The gradient must stay unchanged until then. A push that fails half-way may be repeated with
-        `push` under a new id only by somebody who knows that it may then count twice; within the
-        deadline this method repeats it by itself under the same id.
+        gradient already. The gradient must stay unchanged until this returns.
+
+        Within the deadline this method repeats a request that failed, under the same id. A caller
+        who repeats a failed push gives it a new id, so it may then count twice.
 
         Raises:
             NonFinite: it holds NaN or infinity; nothing was sent.
@@ -252,9 +258,7 @@ class TableClient:
         settled = min(self._open)
         source = computed_from if computed_from is not None else self._latest
         versions = (
-            source.versions.tolist()
-            if source is not None
-            else [0] * len(self._route()[0].chains)
+            source.versions.tolist() if source is not None else [0] * len(self._route()[0].chains)
         )
 
         async def one(entry: TableEntry, group: Group, left: float) -> Pushed:
@@ -271,7 +275,7 @@ class TableClient:
                         (index, entry.epochs[index], versions[index]) for index in group.indices
                     ],
                 ),
-                [memoryview(values[group.start : group.stop]).cast("B")],
+                [values[group.start : group.stop].data.cast("B")],
                 deadline=left,
                 attempt=entry.attempt,
             )
@@ -322,7 +326,7 @@ class TableClient:
                     examples=examples,
                     slices=[(index, entry.epochs[index], 0) for index in group.indices],
                 ),
-                [memoryview(values[group.start : group.stop]).cast("B")],
+                [values[group.start : group.stop].data.cast("B")],
                 deadline=left,
                 attempt=entry.attempt,
                 on_interim=note,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from itertools import pairwise
 
 from paramserver.types import Span
 
@@ -21,7 +22,7 @@ def cut(span: Span, parts: int) -> tuple[Span, ...]:
     """Cut a clock's positions into ``parts`` parts whose lengths differ by at most one."""
     length = len(span)
     edges = [span.start + length * part // parts for part in range(parts + 1)]
-    return tuple(Span(a, b) for a, b in zip(edges, edges[1:], strict=False))
+    return tuple(Span(a, b) for a, b in pairwise(edges))
 
 
 class Histogram:

@@ -123,5 +123,3 @@ class Leader:
     async def _write(self, placed: ClusterMap, version: int) -> None:
         await self._coordinator.put_map(placed.dump(), version)
         self._view.offer(placed)
-
-

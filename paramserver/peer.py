@@ -18,7 +18,7 @@ from paramserver.coordination.embedded import EmbeddedStore
 from paramserver.coordination.port import Store as CoordinationStore
 from paramserver.coordination.remote import open_remote
 from paramserver.coordination.service import StoreService
-from paramserver.errors import NotReady, UnknownTable, Unsupported
+from paramserver.errors import NotReady, Unavailable, UnknownTable, Unsupported
 from paramserver.leader import Leader
 from paramserver.mapview import LocalMap, MapView
 from paramserver.placement import ClusterMap, RunEntry, parse_map
@@ -172,9 +172,9 @@ class Peer:
             await self._role.prepare()
         cluster = self.config.cluster
         if self._join is None:
-            hosted = EmbeddedStore(session_timeout=cluster.session_timeout)
-            self._handlers.update(StoreService(hosted.tree).handlers)
-            stack.push_async_callback(hosted.close)
+            embedded = EmbeddedStore(session_timeout=cluster.session_timeout)
+            self._handlers.update(StoreService(embedded.tree).handlers)
+            stack.push_async_callback(embedded.close)
         self.address = await self._server.listen(cluster.host, cluster.port)
         stack.push_async_callback(self._server.close, 1.0)
         if cluster.advertise is not None:
@@ -184,18 +184,22 @@ class Peer:
         self.status_address = await status.start(self.config.status.host, self.config.status.port)
         stack.push_async_callback(status.close)
         store: CoordinationStore = (
-            hosted
-            if self._join is None
-            else await open_remote(
-                self._join,
-                self._identity,
-                self._secret,
-                session_timeout=cluster.session_timeout,
-                deadline=self._deadline,
-            )
+            embedded if self._join is None else await self._open_remote(self._join)
         )
         self._coordinator = Coordinator(store, cluster=cluster.name)
         stack.push_async_callback(self._coordinator.close)
+
+    async def _open_remote(self, address: str) -> CoordinationStore:
+        try:
+            return await open_remote(
+                address,
+                self._identity,
+                self._secret,
+                session_timeout=self.config.cluster.session_timeout,
+                deadline=self._deadline,
+            )
+        except Unavailable as error:
+            raise NotReady(str(error)) from error
 
     def _begin(self, group: asyncio.TaskGroup) -> list[asyncio.Task[Any]]:
         """Start all tasks of this peer; they belong to ``group``."""
@@ -365,10 +369,23 @@ class Peer:
                 "uptime": time.monotonic() - self._began,
                 "pid": os.getpid(),
             },
-            "coordinator": coordinator.describe() if coordinator is not None else None,
+            "coordinator": self._coordinator_document(),
             "members": coordinator.members_document() if coordinator is not None else {},
             "map": {"serial": placed.serial, "tables": self._tables(placed)},
             "run": self._run_document(placed),
+        }
+
+    def _coordinator_document(self) -> dict[str, Any] | None:
+        if self._coordinator is None:
+            return None
+        seen = self._coordinator.describe()
+        return {
+            "kind": "embedded",
+            "host": seen["host"],
+            "state": seen["state"],
+            "leader": seen["leader"],
+            "term": seen["leader_term"],
+            "is_leader": seen["leads"],
         }
 
     def _run_document(self, placed: ClusterMap) -> dict[str, Any] | None:

@@ -77,7 +77,7 @@ class ClusterMap(Frozen):
 
     serial: Annotated[int, Field(ge=0)] = 0
     members: tuple[Member, ...] = ()
-    tables: dict[str, TableEntry] = {}
+    tables: dict[str, TableEntry] = Field(default_factory=dict)
     run: RunEntry | None = None
 
     def dump(self) -> dict[str, Any]:
@@ -138,9 +138,7 @@ class ClusterMap(Frozen):
         """Return this map with a run: its table and its run table's chain."""
         placed = self.with_table(spec.table_name, spec.table, shards, spec.attempt)
         primary = placed.members.index(shards[0])
-        run = RunEntry(
-            name=spec.name, attempt=spec.attempt, chain=(primary,), epoch=placed.serial
-        )
+        run = RunEntry(name=spec.name, attempt=spec.attempt, chain=(primary,), epoch=placed.serial)
         return placed.model_copy(update={"run": run})
 
     def without_run(self, table: str) -> ClusterMap:

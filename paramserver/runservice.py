@@ -9,7 +9,7 @@ from typing import Any
 
 from paramserver.errors import RequestFailed, UnknownTable
 from paramserver.mapview import MapView
-from paramserver.runtable import RunTable
+from paramserver.runtable import RunTable, Work
 from paramserver.spec import RunSpec
 from paramserver.transport.connection import Connection
 from paramserver.transport.links import Links
@@ -94,9 +94,7 @@ class RunService:
         highest = -1
         try:
             for address in sorted(primaries):
-                reply = await self._links.request(
-                    address, message, deadline=self.spec.deadline / 2
-                )
+                reply = await self._links.request(address, message, deadline=self.spec.deadline / 2)
                 highest = max(highest, reply.message.highest)
         except RequestFailed as error:
             log.warning("eviction of %s is not confirmed yet: %s", who, error)
@@ -129,17 +127,15 @@ class RunService:
         self.changes.notify()
         if not report.wants:
             return Response(Noted())
-        until = self._now() + self._wait
-        while True:
+        found: list[Work] = []
+
+        def lent() -> bool:
             work = self.table.work_for(who, self._now())
-            if work is not None:
-                return Response(work)
-            serial = self.table.serial
-            left = until - self._now()
-            if left <= 0 or not await self.changes.until(
-                lambda seen=serial: self.table.serial != seen, left
-            ):
-                return Response(Noted())
+            found[:] = [] if work is None else [work]
+            return work is not None
+
+        await self.changes.until(lent, self._wait)
+        return Response(found[0] if found else Noted())
 
     def _heartbeat(self, request: Request) -> Response:
         beat: Heartbeat = request.message
@@ -167,9 +163,7 @@ class RunService:
         ask: Follow = request.message
         self._mine(ask.run)
         await self.changes.until(lambda: self.table.serial > ask.after, self._wait)
-        return Response(
-            Snapshot(serial=self.table.serial, state=self.snapshot())
-        )
+        return Response(Snapshot(serial=self.table.serial, state=self.snapshot()))
 
     def _stop(self, request: Request) -> Response:
         ask: StopRun = request.message
@@ -177,4 +171,3 @@ class RunService:
         self.table.stop(ask.reason, self._now())
         self.changes.notify()
         return Response(Noted())
-

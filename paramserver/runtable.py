@@ -126,6 +126,8 @@ class RunTable:
         self.test = Tally()
         self.started: float | None = None
         self.ended: float | None = None
+        self.longest_pause = 0.0
+        self._last_step = now
         self._alone_since = now
         self._stopping: str | None = None
         self._leases = 0
@@ -211,7 +213,11 @@ class RunTable:
             self.drop(other, f"replaced by the later incarnation {who}", now)
         active = [worker.clock for worker in self.workers.values() if worker.lease is not None]
         worker = Worker(
-            who, report.device, joined=now, heard=now, clock=min(active, default=self._least_clock())
+            who,
+            report.device,
+            joined=now,
+            heard=now,
+            clock=min(active, default=self._least_clock()),
         )
         self.workers[who] = worker
         self.serial += 1
@@ -259,7 +265,7 @@ class RunTable:
 
     def _begin_training(self, now: float) -> None:
         self.phase = Phase.TRAIN
-        self.started = now
+        self.started = self._last_step = now
         self.serial += 1
         if self.spec.table.consistency == "bsp":
             self._open_clock()
@@ -276,7 +282,7 @@ class RunTable:
         active = sorted(self.workers)
         if not active:
             return
-        load = {who: 0 for who in active}
+        load = dict.fromkeys(active, 0)
         for part, who in self._owner.items():
             if part not in self._done:
                 load[who] = load.get(who, 0) + 1
@@ -288,8 +294,10 @@ class RunTable:
         standing = len(free) == len(self._spans)
         for rank, part in enumerate(free):
             if standing:
-                who = active[rank * len(active) // len(free)] if len(free) >= len(active) else (
-                    active[rank]
+                who = (
+                    active[rank * len(active) // len(free)]
+                    if len(free) >= len(active)
+                    else (active[rank])
                 )
             else:
                 who = min(active, key=lambda one: (load[one], one))
@@ -321,6 +329,7 @@ class RunTable:
         if not 0 <= part < len(self._spans) or examples != len(self._spans[part]):
             raise BadMessage(f"part {part} of clock {clock} with {examples} examples is not lent")
         self._done[part] = (examples, loss, correct)
+        self.pushes[0] += 1  # the shards' answers may come after the run's end
         worker.examples += examples
         worker.clock = clock + 1
         if len(self._done) == len(self._spans):
@@ -331,7 +340,7 @@ class RunTable:
             self._epoch_tally.add(*self._done[part])
             self._count_recent(*self._done[part])
         self.examples += sum(len(span) for span in self._spans)
-        self.steps += 1
+        self._count_step(now)
         self.clock += 1
         self.serial += 1
         self.staleness.add(0)
@@ -415,7 +424,7 @@ class RunTable:
         worker.clock += 1
         worker.examples += examples
         self.examples += examples
-        self.steps += 1
+        self._count_step(now)
         self.serial += 1
         self._count_recent(examples, loss, correct)
         if self.spec.table.consistency == "asp":
@@ -593,7 +602,8 @@ class RunTable:
         recent = [why for step, why in self.strikes if self.steps - step <= STRIKE_STEPS]
         others = [known for known in self.workers if known != who]
         self.drop(who, f"quarantined: {reason}", now)
-        if len(recent) > 1 or not others:
+        alone = not others and self.spec.min_workers == 1
+        if len(recent) > 1 or alone:
             self.fail(
                 f"training diverged at step {self.steps}: {'; '.join(recent)}: lower train.rate, "
                 "or look for values out of range in the data",
@@ -607,6 +617,11 @@ class RunTable:
                 f"{who.name} was dropped from run {self.spec.name} ({self.dropped[who]}): "
                 "start it again to join anew"
             )
+
+    def _count_step(self, now: float) -> None:
+        self.steps += 1
+        self.longest_pause = max(self.longest_pause, now - self._last_step)
+        self._last_step = now
 
     def _count_recent(self, examples: int, loss: float, correct: int) -> None:
         if self.recent.examples >= RECENT_EXAMPLES:
@@ -641,6 +656,7 @@ class RunTable:
             "examples_wanted": self.spec.examples * self.spec.epochs,
             "repeated_examples": self.repeated_examples,
             "seconds": spent,
+            "longest_pause": self.longest_pause,
             "samples_per_second": self.examples / spent if spent > 0 else 0.0,
             "loss": loss.mean_loss,
             "recent_loss": self.recent.mean_loss,

@@ -110,7 +110,7 @@ class Shard:
                     for held, version in zip(slices, pinned, strict=True)
                 ],
             ),
-            body=[memoryview(version.array).cast("B") for version in pinned],
+            body=[version.array.data.cast("B") for version in pinned],
             on_sent=lambda: self._store.unpin(table, pinned),
         )
 

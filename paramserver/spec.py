@@ -14,6 +14,7 @@ from paramserver.types import Consistency
 
 RuleName = Literal["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw"]
 
+
 class Frozen(BaseModel):
     """A frozen model that refuses unknown keys."""
 
@@ -24,7 +25,9 @@ class Rule(Frozen):
     """An update rule and its schedule; steps count server updates of a slice, from 0."""
 
     name: RuleName = "sgd"
-    rate: tuple[tuple[Annotated[int, Field(ge=0)], Annotated[float, Field(ge=0)]], ...] = ((0, 0.1),)
+    rate: tuple[tuple[Annotated[int, Field(ge=0)], Annotated[float, Field(ge=0)]], ...] = (
+        (0, 0.1),
+    )
     momentum: float = 0.9
     beta1: float = 0.9
     beta2: float = 0.999
@@ -75,7 +78,7 @@ class RunSpec(Frozen):
     min_shards: Annotated[int, Field(gt=0)] = 1
     deadline: Annotated[float, Field(gt=0)] = 10.0
     lost_after: Annotated[float, Field(gt=0)] = 60.0
-    recipe: dict[str, Any] = {}
+    recipe: dict[str, Any] = Field(default_factory=dict)
 
     @property
     def table_name(self) -> str:

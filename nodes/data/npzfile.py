@@ -69,7 +69,7 @@ def _read(path: Path) -> dict[str, npt.NDArray[Any]]:
         raise DataError(f"{path}: no such file: check data.path") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise DataError(f"{path}: not a whole .npz file: {error}") from None
 
 

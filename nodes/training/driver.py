@@ -23,6 +23,7 @@ from paramserver.errors import (
     RequestFailed,
     TryAgain,
     UnknownTable,
+    Unsupported,
 )
 from paramserver.peer import Peer
 from paramserver.spec import RunSpec, TableSpec
@@ -145,7 +146,7 @@ class Driver:
                 reply = await self._peer.links.request(
                     address, Follow(run=self._spec.name, after=serial), deadline=self._deadline
                 )
-            except (UnknownTable, RequestFailed) as error:
+            except (UnknownTable, Unsupported, RequestFailed) as error:
                 silent_since = self._still(silent_since, error)
                 if self._stop_asked is not None and serial < 0:
                     return _never_started(self._stop_asked)
@@ -206,5 +207,3 @@ def _failure(outcome: dict[str, Any]) -> ParamserverError:
 
 def _never_started(reason: str) -> dict[str, Any]:
     raise NotReady(f"stopped before the run had started ({reason})")
-
-

@@ -44,7 +44,9 @@ class Watch:
 def failure_of(child: Child) -> ParamserverError:
     """Return the error that a child ended with, as its last words and exit code tell it."""
     code = child.process.returncode
-    words = [line for line in child.tail().splitlines() if line.startswith(("node:", "paramserver:"))]
+    words = [
+        line for line in child.tail().splitlines() if line.startswith(("node:", "paramserver:"))
+    ]
     text = words[-1].partition(": ")[2] if words else f"see {child.log}"
     how = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended ({code})"
     kinds: dict[int | None, type[ParamserverError]] = {2: UserError, 3: NotReady, 75: TryAgain}

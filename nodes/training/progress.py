@@ -12,7 +12,9 @@ PERIOD = 2.0
 class ProgressLines:
     """Prints a line when the phase changes and every two seconds between."""
 
-    def __init__(self, say: Callable[[str], None], now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, say: Callable[[str], None], now: Callable[[], float] = time.monotonic
+    ) -> None:
         self._say = say
         self._now = now
         self._last = -PERIOD

@@ -20,7 +20,8 @@ Floats = npt.NDArray[np.float32]
 class Result:
     """A run's result as ``--json`` prints it; ``accuracy`` and ``test_loss`` are over test data.
 
-    ``seconds`` is training only, ``total_seconds`` from the command to its end.
+    ``seconds`` is training only, ``total_seconds`` from the command to its end, ``longest_pause``
+    the longest time between two steps of the run.
     """
 
     run: str
@@ -33,6 +34,7 @@ class Result:
     repeated_examples: int = 0
     seconds: float = 0.0
     total_seconds: float = 0.0
+    longest_pause: float = 0.0
     samples_per_second: float = 0.0
     loss: float | None = None
     test_loss: float | None = None
@@ -58,6 +60,7 @@ class Result:
             "examples",
             "repeated_examples",
             "seconds",
+            "longest_pause",
             "samples_per_second",
             "loss",
             "test_loss",

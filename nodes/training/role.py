@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from kernels.device import DeviceInfo
 from kernels.engine import Engine, open_engine
@@ -26,12 +27,22 @@ log = logging.getLogger(__name__)
 
 
 class WorkerRole:
-    """Computes for the cluster. ``wrap`` may replace what a run computes with (see `Compute`)."""
+    """Computes for the cluster.
+
+    ``data_root`` is this machine's folder of data sets, the recipe's unless given. ``wrap`` may
+    replace what a run computes with (see `Compute`).
+    """
 
     name = "worker"
 
-    def __init__(self, device: str, wrap: Callable[[Compute], Compute] | None = None) -> None:
+    def __init__(
+        self,
+        device: str,
+        data_root: Path | None = None,
+        wrap: Callable[[Compute], Compute] | None = None,
+    ) -> None:
         self._select = device
+        self._data_root = data_root
         self._wrap = wrap
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compute")
         self._engine: Engine | None = None
@@ -109,11 +120,12 @@ class WorkerRole:
         if self._engine is None:
             raise NotReady("the worker's device is not open")
         recipe = Recipe.model_validate(spec.recipe)
-        dataset = load_dataset(recipe.data)
+        data = recipe.data
+        if self._data_root is not None:
+            data = data.model_copy(update={"root": self._data_root})
+        dataset = load_dataset(data)
         model = Model.for_dataset(recipe.model, dataset)
-        largest = max(
-            len(span) for span in cut(Span(0, spec.batch_size), spec.table.parts)
-        )
+        largest = max(len(span) for span in cut(Span(0, spec.batch_size), spec.table.parts))
         compute: Compute = ModelCompute(
             self._engine, model, dataset, seed=spec.seed, largest=largest
         )

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from nodes.training.compute import Compute
 from nodes.training.learner import StepResult
 from paramserver.client import Copy, PushResult, TableClient
-from paramserver.errors import NonFinite, RequestFailed
+from paramserver.errors import NonFinite, RequestFailed, UnknownTable, Unsupported
 from paramserver.spec import RunSpec
 from paramserver.store import Floats, aligned
 from paramserver.transport.links import Links
@@ -34,6 +34,7 @@ from paramserver.wire.run import (
 log = logging.getLogger(__name__)
 
 BEATS_PER_DEADLINE = 8
+PAUSE = 0.05
 FINAL = 1 << 62  # stands for the clock of the weights that a run ends with
 
 T = TypeVar("T")
@@ -118,8 +119,9 @@ class RunWorker:
         while True:
             try:
                 return await self._work()
-            except RequestFailed as error:
-                log.warning("asking for work again: %s", error)
+            except (RequestFailed, UnknownTable, Unsupported) as error:
+                log.info("asking for work again: %s", error)
+                await asyncio.sleep(PAUSE)
                 self._front_clock = -1
                 self._on_device = False
 
@@ -291,9 +293,7 @@ class RunWorker:
         if self._prefetched != work.clock + 1 or self._prefetch is None:
             self._start_prefetch(work.clock + 1, work.clock + 1)
 
-    async def _push_part(
-        self, clock: int, part: int, result: StepResult, gradient: Floats
-    ) -> None:
+    async def _push_part(self, clock: int, part: int, result: StepResult, gradient: Floats) -> None:
         """Push a part and wait until every primary holds it; its commit is awaited later."""
         assert self._group is not None
         held = asyncio.get_running_loop().create_future()
@@ -311,7 +311,7 @@ class RunWorker:
                 self._tidings.refused += 1
                 self._tidings.poisoned = str(error)
                 return
-            self._tidings.pushed(outcome)
+            self._tidings.duplicate += outcome.duplicate
 
         old = self._pushes.pop(part, None)
         if old is not None:

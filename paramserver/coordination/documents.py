@@ -23,7 +23,7 @@ from paramserver.coordination.port import (
     Set,
     Store,
 )
-from paramserver.coordination.watching import INTERRUPTIONS, PAUSE, Watching
+from paramserver.coordination.watching import INTERRUPTIONS, PAUSE, Watching, try_again
 from paramserver.errors import (
     BadVersion,
     NodeExists,
@@ -108,7 +108,7 @@ class Documents:
             except (NodeExists, NoNode, BadVersion) as error:
                 raise BadVersion(f"{path} is not at version {version} any more: {error}") from error
             except (Unavailable, SessionExpired) as error:
-                if not await self._again(end):
+                if not await try_again(self._store.session, end):
                     raise Unavailable(f"{path} was not written: {error}") from error
             except OutcomeUnknown as lost:
                 written = await self._settle(path, request, version, end, lost)
@@ -168,7 +168,7 @@ class Documents:
     ) -> int | None:
         """Find out whether a write without an answer was done: its version, or None if not."""
         while True:
-            if not await self._again(end):
+            if not await try_again(self._store.session, end):
                 raise lost
             try:
                 await self._store.sync(path)
@@ -194,16 +194,8 @@ class Documents:
             try:
                 return await work()
             except INTERRUPTIONS as error:
-                if not await self._again(end):
+                if not await try_again(self._store.session, end):
                     raise Unavailable(f"no answer about {path}: {error}") from error
-
-    async def _again(self, end: float) -> bool:
-        """Wait for the store to be connected, until ``end`` at most; say whether to try again."""
-        session = self._store.session
-        if session.state is not SessionState.CONNECTED:
-            return await session.connected(max(end - session.clock(), 0))
-        await asyncio.sleep(min(PAUSE, max(end - session.clock(), 0)))
-        return session.clock() < end and session.state is not SessionState.CLOSED
 
 
 class Following:

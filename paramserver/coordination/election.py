@@ -157,7 +157,7 @@ class Election:
             raise Fenced("this peer is no candidate: it cannot depose the leader")
         if mine.path == leader.path:
             return False
-        ops = [Check(mine.path, mine.stat.version), Delete(leader.path, leader.version)]
+        ops: list[Op] = [Check(mine.path, mine.stat.version), Delete(leader.path, leader.version)]
         try:
             await self._store.multi(ops)
         except (NoNode, BadVersion) as error:

@@ -7,12 +7,13 @@ import contextlib
 import json
 import logging
 import uuid
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from paramserver.coordination.layout import Ground, Layout
-from paramserver.coordination.port import SessionState, Stat, Store
-from paramserver.coordination.watching import INTERRUPTIONS, PAUSE, Signal, Watching
+from paramserver.coordination.port import Stat, Store
+from paramserver.coordination.watching import INTERRUPTIONS, Signal, Watching, try_again
 from paramserver.errors import BadVersion, NodeExists, NoNode, Unavailable
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ class MemberInfo:
     name: str
     incarnation: int
     address: str
-    roles: tuple[str, ...] = ()
+    roles: Sequence[str] = ()
     status: str = ""
     device: str = ""
 
@@ -77,6 +78,7 @@ class Members:
         self._ground = ground
         self._watching = Watching(store)
         self._mine: MemberInfo | None = None
+        self._unread: set[str] = set()
         self._registered_in = 0
         self._registering = asyncio.Lock()
 
@@ -131,12 +133,16 @@ class Members:
         for name in names:
             path = f"{self._layout.members}/{name}"
             known = self.current.get(name)
-            if watching.arm(path, "data") or known is None:
+            if watching.arm(path, "data"):
+                self._unread.add(name)
+            if name in self._unread or known is None:
                 known = await self._read(path)
             if known is not None:
                 found[name] = known
         for name in self.current.keys() - set(names):
             watching.disarm(f"{self._layout.members}/{name}", "data")
+        # Only now: had a read failed, those before it would have to be done again.
+        self._unread.clear()
         if found != self.current:
             self.current = found
             self.changes.notify()
@@ -156,55 +162,50 @@ class Members:
             seconds = FOREIGN_WAIT * session.timeout
             end = session.clock() + seconds
             while True:
-                owner: MemberInfo | None = None
                 try:
                     await self._ground.ready()
-                    owner = await self._try_put(info)
-                    if owner is None:
-                        return
-                    waited_for = f"{owner.name} #{owner.incarnation} at {owner.address}"
+                    done, owner = await self._try_put(info)
                 except INTERRUPTIONS as error:
-                    waited_for = str(error)
-                    await session.connected(max(end - session.clock(), 0))
-                    await asyncio.sleep(PAUSE)
-                if session.clock() >= end or session.state is SessionState.CLOSED:
-                    if owner is not None:
-                        raise NodeExists(
-                            f"the name {info.name!r} belongs to a living peer: {waited_for}; "
-                            "choose another name or stop that peer",
-                            owner=owner.dump(),
-                        )
-                    raise Unavailable(
-                        f"cannot register {info.name} after {seconds:.1f} s: {waited_for}"
+                    if not await try_again(session, end):
+                        raise Unavailable(
+                            f"cannot register {info.name} after {seconds:.1f} s: {error}"
+                        ) from error
+                    continue
+                if done:
+                    return
+                if owner is not None and session.clock() >= end:
+                    raise NodeExists(
+                        f"the name {info.name!r} belongs to a living peer: {owner.name} "
+                        f"#{owner.incarnation} at {owner.address}; choose another name or stop "
+                        "that peer"
                     )
 
-    async def _try_put(self, info: MemberInfo) -> MemberInfo | None:
-        """Try once to make the node; return who holds the name where another does."""
+    async def _try_put(self, info: MemberInfo) -> tuple[bool, MemberInfo | None]:
+        """Try once to make the node; return whether it is made, else who holds the name if any."""
         store, path = self._store, self._layout.member(info.name)
+        session = store.session.id
+        data = _encode(info)
         # The watch comes before the attempt, so the owner's going in between is not missed.
         gone = store.watch(path, "data")
         try:
-            session = store.session.id
-            data = _encode(info)
             with contextlib.suppress(NodeExists):
                 _, stat = await store.create(path, data, ephemeral=True)
                 self._registered_in = stat.owner
-                return None
-            try:
-                held, stat = await store.get(path)
-                if stat.owner == session:
-                    if _parse(path, (held, stat)) != info:
-                        await store.set(path, data, stat.version)
-                    self._registered_in = session
-                    return None
-                if stat.owner in store.session.past:
-                    await store.delete(path, stat.version)
-                    return await self._try_put(info)
-            except (NoNode, BadVersion):
-                return await self._try_put(info)
+                return True, None
+            held, stat = await store.get(path)
             owner = _parse(path, (held, stat))
+            if stat.owner == session:
+                if owner != info:
+                    await store.set(path, data, stat.version)
+                self._registered_in = session
+                return True, None
+            if stat.owner in store.session.past:
+                await store.delete(path, stat.version)
+                return False, None
             await asyncio.wait([gone], timeout=store.session.timeout / 4)
-            return owner or replace(info, incarnation=-1, address="an unknown address")
+            return False, owner or replace(info, incarnation=-1, address="an unknown address")
+        except (NoNode, BadVersion):
+            return False, None
         finally:
             gone.cancel()
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from paramserver.coordination.port import Clock, Store
 from paramserver.coordination.session_store import Dial, Link, SessionStore
+from paramserver.errors import Unreachable
 from paramserver.transport.connection import Connection, Identity, connect
 
 
@@ -18,6 +19,8 @@ class RemoteLink:
 
     async def request(self, message: object, *, deadline: float) -> Any:
         """Send a message once and return the answer, within ``deadline`` seconds."""
+        if self._connection.closed:
+            raise Unreachable(f"the connection to {self._connection.address} has ended")
         return (await self._connection.request(message, deadline=deadline)).message
 
     async def close(self) -> None:

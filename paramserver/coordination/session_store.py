@@ -27,8 +27,8 @@ from paramserver.coordination.messages import (
     ListChildren,
     NodeIs,
     OpenSession,
-    StayAlive,
     SessionOpened,
+    StayAlive,
     Transact,
     Transacted,
     op_to_wire,
@@ -49,10 +49,8 @@ from paramserver.coordination.port import (
     check_sizes,
 )
 from paramserver.errors import (
-    NotReady,
     OutcomeUnknown,
-    ProtocolError,
-    Refused,
+    ParamserverError,
     RequestFailed,
     SessionExpired,
     StoreError,
@@ -167,7 +165,7 @@ class SessionStore:
         link = self._link
         session.move(SessionState.CLOSED)
         if link is not None:
-            with contextlib.suppress(RequestFailed, StoreError, Refused, ProtocolError):
+            with contextlib.suppress(ParamserverError):
                 await link.request(CloseSession(caller=self._caller), deadline=CLOSING)
         self._link = None
         tasks = [*self._arming, *([self._living] if self._living is not None else [])]
@@ -194,7 +192,7 @@ class SessionStore:
                 self._drop(link)
                 self._forget()
                 pause = 0.0
-            except (RequestFailed, StoreError, ProtocolError, NotReady, Refused) as error:
+            except ParamserverError as error:
                 log.info("%s: %s: %s", self.host, type(error).__name__, error)
             finally:
                 broken, link = link, None
@@ -409,7 +407,7 @@ class SessionStore:
         except (Unavailable, OutcomeUnknown, SessionExpired):
             if self._link is not None and self._watches.get(key) is watch:
                 self._fire(key)
-        except (StoreError, Refused, ProtocolError) as error:
+        except ParamserverError as error:
             if self._watches.get(key) is watch:
                 del self._watches[key]
             for future in tuple(watch.futures):

@@ -12,7 +12,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 
-from paramserver.coordination.port import SessionState, Store, WatchKind
+from paramserver.coordination.port import Session, SessionState, Store, WatchKind
 from paramserver.errors import OutcomeUnknown, SessionExpired, Unavailable
 from paramserver.waiting import Changes
 
@@ -26,6 +26,15 @@ PAUSE = 0.1
 
 INTERRUPTIONS = (Unavailable, OutcomeUnknown, SessionExpired)
 """What a recipe lives through: look again when the session is connected."""
+
+
+async def try_again(session: Session, end: float) -> bool:
+    """Wait for what an interruption needs, until ``end`` at most; say whether to try again."""
+    left = max(end - session.clock(), 0)
+    if session.state is SessionState.CONNECTED:
+        await asyncio.sleep(min(PAUSE, left))
+        return session.clock() < end
+    return await session.connected(left)
 
 
 class Signal(Changes):

@@ -57,7 +57,7 @@ class Budget:
         else:
             raw = np.empty(size + ALIGNMENT, np.uint8)
             skip = -raw.ctypes.data % ALIGNMENT
-            whole = memoryview(raw[skip : skip + size])
+            whole = raw[skip : skip + size].data
         return Memory(self, whole, length)
 
     def give(self, whole: memoryview) -> None:

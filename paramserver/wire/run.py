@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import field
 from typing import Any
 
 from paramserver.wire.messages import message
@@ -25,9 +26,9 @@ class Report:
     data: str
     wants: bool
     initialised: bool = False
-    parts: list[tuple[int, int, int, float, int]] = []
-    ranges: list[tuple[int, int, int, float, int]] = []
-    evaluated: list[tuple[int, int, float, int]] = []
+    parts: list[tuple[int, int, int, float, int]] = field(default_factory=list)
+    ranges: list[tuple[int, int, int, float, int]] = field(default_factory=list)
+    evaluated: list[tuple[int, int, float, int]] = field(default_factory=list)
     pushes: tuple[int, int, int] = (0, 0, 0)
     versions: tuple[int, int] = (0, 0)
     repeated: int = 0

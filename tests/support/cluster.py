@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -81,7 +80,7 @@ class Cluster:
                 weights.append(await table.pull())
 
         await Keeper(plan, spec, self.host, output, progress).run(result)
-        return result, weights[0]
+        return result, weights[0] if weights else aligned(0)
 
 
 @contextlib.asynccontextmanager
@@ -105,7 +104,7 @@ async def cluster(
         kinds += [("shard", True, False)] * shards + [("worker", False, True)] * workers
         for index, (prefix, shard, worker) in enumerate(kinds):
             name = f"{prefix}-{index}"
-            role = WorkerRole(device, (wrap or {}).get(name)) if worker else None
+            role = WorkerRole(device, wrap=(wrap or {}).get(name)) if worker else None
             if role is not None:
                 running.roles[name] = role
             peer = Peer(
@@ -189,10 +188,3 @@ def train_alone(recipe: Recipe, parts: int, device: str = "numpy") -> Floats:
             step += 1
     engine.close()
     return weights
-
-
-async def run_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Let the loop turn until ``condition`` holds."""
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0)

@@ -69,8 +69,16 @@ def test_binding_beyond_loopback_needs_a_secret(host: str) -> None:
 
 @pytest.mark.parametrize(
     ("host", "inside"),
-    [("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("[::1]", True), ("localhost", True)]
-    + [("0.0.0.0", False), ("192.168.1.1", False), ("host", False)],
+    [
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("[::1]", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("192.168.1.1", False),
+        ("host", False),
+    ],
 )
 def test_loopback_is_told_without_a_lookup(host: str, inside: bool) -> None:
     assert is_loopback(host) is inside

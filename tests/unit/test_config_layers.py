@@ -1,8 +1,9 @@
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
+from pydantic import Strict
 
 from paramserver.config import PeerConfig, Section
 from paramserver.configfile import Loaded, load, parse_document, parse_text, read_document, show
@@ -15,7 +16,7 @@ class Layer(Section):
 
 
 class Whole(PeerConfig):
-    layers: list[Layer] = []
+    layers: Annotated[tuple[Layer, ...], Strict(False)] = ()
     size: int = 1
     label: str | int = 0
 
@@ -101,7 +102,10 @@ def test_text_is_no_number_in_a_file_and_one_in_the_environment() -> None:
             {"environ": {"PARAMSERVER_CLUSTER__PROT": "1"}},
             "PARAMSERVER_CLUSTER__PROT: unknown key (did you mean port?)",
         ),
-        ({"document": {"device": {"x": 1}}}, "my.toml: device.x: unknown key (known: select, cores)"),
+        (
+            {"document": {"device": {"x": 1}}},
+            "my.toml: device.x: unknown key (known: select, cores)",
+        ),
         ({"sets": ["size"]}, "--set size: write it as key=value, such as train.epochs=3"),
         ({"document": {"cluster": 3}}, "my.toml: cluster: must be a table of keys, not 3"),
         ({"document": {"layers": [{}]}}, "my.toml: layers.0.units: missing"),
@@ -204,4 +208,6 @@ def test_a_missing_file_or_a_folder_is_one_line(tmp_path: Path) -> None:
 
 def test_a_parsed_document_is_a_table() -> None:
     assert parse_document(b"a = 2024-01-01\n", "x")["a"].year == 2024
-    assert lines(document=parse_document(b"size = 2024-01-01\n", "x"))[0].startswith("my.toml: size")
+    assert lines(document=parse_document(b"size = 2024-01-01\n", "x"))[0].startswith(
+        "my.toml: size"
+    )

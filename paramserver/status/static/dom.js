@@ -26,12 +26,18 @@ export function trim(parent, length) {
   while (parent.children.length > length) parent.lastElementChild.remove();
 }
 
-// One cell: a text, or {text, href} for a link.
+// One cell: a text, or {text, href, mark} for a link and a small word behind it, either may lack.
 function cell(element, value) {
-  const href = value.href ?? null;
+  const { text = value, href = null, mark = "" } = typeof value === "object" ? value : {};
   const inner = child(element, 0, href === null ? "span" : "a");
   if (href !== null && inner.getAttribute("href") !== href) inner.setAttribute("href", href);
-  write(inner, value.text ?? value);
+  write(inner, text);
+  if (mark !== "") {
+    const behind = child(element, 1, "span");
+    behind.className = "mark";
+    write(behind, mark);
+  }
+  trim(element, mark === "" ? 1 : 2);
 }
 
 // A table: columns are [title, read(row), is it a number]; the first column names the row.

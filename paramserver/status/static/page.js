@@ -2,7 +2,7 @@
 // Everything a document holds was written by some peer, so it enters the page as text only.
 
 import { child, facts, page, show, table, trim, write } from "/static/dom.js";
-import { DASH, bytes, count, duration, isNumber, list, loss, map, mean, pageOf, percent, text } from "/static/text.js";
+import { DASH, ago, bytes, count, duration, isNumber, list, loss, map, mean, pageOf, percent, text } from "/static/text.js";
 
 const VERSION = 1;
 const STALE = 2500; // ms without a document after which the page asks by itself
@@ -62,14 +62,14 @@ function renderRun(status) {
   const pushes = map(run.pushes);
   facts("run-numbers", [
     ["Epoch", `${count(run.epochs)} of ${count(run.epochs_wanted)}`, "done"],
-    ["Step", count(run.steps), run.consistency ? text(run.consistency) : ""],
+    ["Step", count(run.steps), run.consistency ? `consistency ${run.consistency}` : ""],
     ["Examples", count(run.examples), `of ${count(run.examples_wanted)}` + (run.repeated_examples > 0 ? `, ${count(run.repeated_examples)} repeated` : "")],
     ["Examples per second", count(rate), isNumber(left) ? `about ${duration(Math.max(left, 0))} left` : `in ${duration(run.seconds)}`],
     ["Training loss", loss(run.recent_loss ?? run.loss), isNumber(run.loss) && isNumber(run.recent_loss) ? `${loss(run.loss)} over the epoch` : ""],
     tested
       ? ["Test accuracy", percent(run.test_accuracy), `test loss ${loss(run.test_loss)}`]
       : ["Training accuracy", percent(run.recent_accuracy), "recent examples"],
-    ["Staleness", mean(staleness.mean), `clocks in the mean, ${count(staleness.max)} at most`],
+    ["Staleness", mean(staleness.mean), `mean clocks, ${count(staleness.max)} at most`],
     ["Pushes", count(pushes.applied), `${count(pushes.duplicate)} duplicate, ${count(pushes.refused)} refused`],
   ]);
 
@@ -81,7 +81,7 @@ function renderRun(status) {
       ["Device", ([, worker]) => text(worker.device)],
       ["Clock", ([, worker]) => count(worker.clock), true],
       ["Examples", ([, worker]) => count(worker.examples), true],
-      ["Heard", ([, worker]) => (isNumber(worker.heard_ago) ? `${duration(Math.max(worker.heard_ago, 0))} ago` : DASH), true],
+      ["Heard", ([, worker]) => ago(worker.heard_ago), true],
     ],
     entries(run.workers),
     "No worker is active.",
@@ -98,8 +98,7 @@ function entries(value) {
 }
 
 function linked(name, members) {
-  const href = pageOf(map(members[name]));
-  return href === null ? name : { text: name, href };
+  return { text: name, href: pageOf(map(members[name])) };
 }
 
 function renderMembers(status) {
@@ -113,8 +112,7 @@ function renderMembers(status) {
   table(
     "members",
     [
-      ["Peer", ([name]) => linked(name, all)],
-      ["", ([name]) => marks(name) || DASH],
+      ["Peer", ([name]) => ({ ...linked(name, all), mark: marks(name) })],
       ["Roles", ([, member]) => list(member.roles).join(", ") || "spare"],
       ["Device", ([, member]) => text(member.device)],
       ["Address", ([, member]) => text(member.address)],
@@ -158,7 +156,6 @@ function renderPeer(status) {
     ["Device", text(peer.device)],
     ["Up for", duration(peer.uptime)],
     ["Process", text(peer.pid)],
-    ["Incarnation", text(peer.incarnation)],
     ["Coordinator", `${text(coordinator.kind)}, ${text(coordinator.state)}`],
     ["Leader's term", list(coordinator.term).join(" / ") || DASH],
   ]);

@@ -21,6 +21,11 @@ export function duration(seconds) {
   return hours < 48 ? `${hours} h ${minutes % 60} min` : `${Math.floor(hours / 24)} d ${hours % 24} h`;
 }
 
+export function ago(seconds) {
+  if (!isNumber(seconds)) return DASH;
+  return seconds < 1 ? "just now" : `${duration(seconds)} ago`;
+}
+
 export function bytes(values) {
   if (!isNumber(values)) return DASH;
   let size = 4 * values;

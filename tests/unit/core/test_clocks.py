@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,7 +26,7 @@ def test_parts_cover_the_span_and_differ_by_one_at_most(
     assert len(spans) == parts
     assert spans[0].start == start
     assert spans[-1].stop == start + length
-    assert all(a.stop == b.start for a, b in zip(spans, spans[1:], strict=False))
+    assert all(a.stop == b.start for a, b in pairwise(spans))
     assert max(map(len, spans)) - min(map(len, spans)) <= 1
 
 

@@ -6,11 +6,12 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
-from virtual import VirtualLoop
+from virtual_time import VirtualLoop
 
 from paramserver.coordination.coordinator import Coordinator, MemberInfo
 from paramserver.coordination.embedded import TreeHost
-from paramserver.coordination.port import Clock
+from paramserver.coordination.messages import Transact
+from paramserver.coordination.port import Clock, Delete
 from paramserver.coordination.session_store import Dial, Link, SessionStore
 from paramserver.errors import ConnectionLost, DeadlineExceeded, Unreachable
 
@@ -26,8 +27,8 @@ class Faults:
         self._links: list[FaultyLink] = []
         self.refuses = False
         self.frozen = False
-        self.loses: list[type] = []
-        """Messages whose next answer is lost, with the link."""
+        self.loses: list[str] = []
+        """The answer to the next write below each of these is lost, and the link with it."""
 
     async def dial(self, seconds: float) -> Link:
         if self.refuses:
@@ -67,16 +68,16 @@ class FaultyLink:
         try:
             await asyncio.wait([work, self._broken], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            if not work.done():
-                work.cancel()
-        if self._broken.done():
+            work.cancel()
             await asyncio.gather(work, return_exceptions=True)
+        if self._broken.done():
             raise ConnectionLost("the test has cut the link")
         answer = work.result()
-        if type(message) in self._faults.loses:
-            self._faults.loses.remove(type(message))
-            self._faults.cut(refuse=False)
-            raise ConnectionLost(f"the test lost the answer to {type(message).__name__}")
+        for part in self._faults.loses if isinstance(message, Transact) else ():
+            if any(part in path for _, path, *_ in message.ops):
+                self._faults.loses.remove(part)
+                self._faults.cut(refuse=self._faults.refuses)
+                raise ConnectionLost(f"the test lost the answer to a write below {part}")
         return answer
 
     async def close(self) -> None:
@@ -113,6 +114,10 @@ class Cluster:
 
     def expire(self, store: SessionStore) -> None:
         self.host.tree.end(store.session.id)
+
+    def delete(self, path: str) -> None:
+        """Delete a node behind every peer's back."""
+        self.host.tree.multi(self.host.tree.sessions()[0], [Delete(path, -1)])
 
     async def close(self) -> None:
         for task in self._tasks:

@@ -233,8 +233,10 @@ OPS = st.one_of(
 
 
 def image(tree: Tree) -> object:
-    nodes = {path: (node.data, node.stat(), node.numbered, frozenset(node.children))
-             for path, node in tree._nodes.items()}
+    nodes = {
+        path: (node.data, node.stat(), node.numbered, frozenset(node.children))
+        for path, node in tree._nodes.items()
+    }
     owned = {one: frozenset(session.ephemerals) for one, session in tree._sessions.items()}
     return nodes, owned, tree._bytes, tree.zxid
 

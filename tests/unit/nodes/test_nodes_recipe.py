@@ -1,0 +1,151 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kernels.engine import open_engine
+from nodes.data import load_dataset, permutation
+from nodes.models import Model
+from nodes.recipe import Recipe, load_recipe, shipped
+from nodes.training.learner import Learner
+from paramserver.errors import ConfigurationError
+
+OWN = """
+consistency = "ssp"
+staleness = 2
+
+[model]
+layers = [{ units = 8 }, {}]
+
+[data]
+path = "rows.csv"
+"""
+
+
+def load(name: str | Path, **layers: Any) -> Recipe:
+    return load_recipe(name, **{"environ": {}, **layers}).config
+
+
+def lines(name: str | Path, **layers: Any) -> list[str]:
+    with pytest.raises(ConfigurationError) as caught:
+        load(name, **layers)
+    return str(caught.value).splitlines()
+
+
+@pytest.mark.parametrize("name", ["digits", "iris", "mnist"])
+def test_shipped_recipes_survive_json(name: str) -> None:
+    recipe = load(name)
+    assert recipe.name == name
+    assert Recipe.model_validate(json.loads(json.dumps(recipe.dump()))) == recipe
+
+
+def test_shipped_names() -> None:
+    assert shipped() == ("digits", "iris", "mnist")
+
+
+def test_a_file_of_one_s_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "my recipe.toml"
+    path.write_text(OWN)
+    recipe = load(path)
+    assert (recipe.name, recipe.consistency, recipe.staleness) == ("my-recipe", "ssp", 2)
+    assert recipe.data.path == tmp_path / "rows.csv"
+    as_json = tmp_path / "same.json"
+    as_json.write_text(json.dumps(recipe.dump()))
+    assert load(as_json) == recipe
+
+
+def test_an_unknown_recipe_lists_the_names() -> None:
+    assert lines("mnits") == [
+        "unknown recipe 'mnits' (did you mean mnist?): use digits, iris, mnist, or the path of a "
+        ".toml or .json file"
+    ]
+    assert lines("none.toml") == ["none.toml: no such file"]
+    assert lines("some/folder") == ["some/folder: no such file"]
+
+
+def test_every_fault_is_one_line_with_its_source(tmp_path: Path) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text(
+        'consistency = "bps"\n[model]\nlayers = [{ units = 3 }, { units = 0 }]\n'
+        '[data]\nsource = "digits"\n[train]\nbatchsize = 3\n'
+    )
+    assert sorted(lines(path, sets=["train.epochs=many"])) == [
+        "--set train.epochs: must be a whole number, not 'many'",
+        f"{path}: consistency: must be one of bsp, ssp, asp, not 'bps'",
+        f"{path}: model.layers.1.units: must be positive, not 0",
+        f"{path}: train.batchsize: unknown key (did you mean batch_size?)",
+    ]
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "empty.toml"
+    path.write_text("")
+    assert lines(path) == [f"{path}: model: missing", f"{path}: data: missing"]
+
+
+@pytest.mark.parametrize("mode", ["delta", "average", "iterative_reduce", "sandblaster"])
+def test_modes_that_do_not_exist_yet_are_refused(mode: str) -> None:
+    assert lines("digits", sets=[f"mode={mode}"]) == [
+        f'--set mode: "{mode}" is not built yet: use "gradient"'
+    ]
+
+
+def test_an_unknown_mode_is_refused() -> None:
+    assert lines("digits", sets=["mode=sync"]) == [
+        "--set mode: must be one of gradient, not 'sync'"
+    ]
+
+
+def test_hogwild_is_a_word_for_gradient_and_asp(tmp_path: Path) -> None:
+    path = tmp_path / "hog.toml"
+    path.write_text('mode = "hogwild"\n' + OWN.split("\n", 3)[3])
+    loaded = load_recipe(path, environ={})
+    assert (loaded.config.mode, loaded.config.consistency) == ("gradient", "asp")
+    assert loaded.provenance["consistency"] == str(path)
+    (line,) = lines("digits", sets=["mode=hogwild"])
+    assert line.endswith('consistency: must be "asp", or be left out, with mode "hogwild"')
+
+
+def test_the_data_s_variable_is_the_root(tmp_path: Path) -> None:
+    loaded = load_recipe("mnist", environ={"PARAMSERVER_DATA": str(tmp_path)})
+    assert loaded.config.data.root == tmp_path
+    assert loaded.provenance["data.root"] == "environment PARAMSERVER_DATA"
+
+
+def trained(recipe: Recipe) -> float:
+    """Train as one process and one part do, with the rule in plain numpy; return the accuracy."""
+    data = load_dataset(recipe.data)
+    which = Model.for_dataset(recipe.model, data)
+    learner = Learner(open_engine("numpy"), which, 512)
+    rule = recipe.train.update_rule()
+    assert rule.name == "momentum"
+    weights = which.initial_weights(recipe.seed)
+    velocity, gradient = np.zeros_like(weights), np.empty_like(weights)
+    x, y = data.buffers(512)
+    step = 0
+    for epoch in range(recipe.train.epochs):
+        order = permutation(recipe.seed, epoch, len(data.train_x))
+        for start in range(0, len(order), recipe.train.batch_size):
+            rows = order[start : start + recipe.train.batch_size]
+            count = len(rows)
+            data.batch(rows, x[:count], y[:count])
+            assert learner.gradient(weights, x[:count], y[:count], gradient).finite
+            velocity *= np.float32(rule.momentum)
+            velocity += gradient / np.float32(count)
+            weights -= np.float32(rule.rate_at(step)) * velocity
+            step += 1
+    count = len(data.test_x)
+    data.test_batch(0, count, x[:count], y[:count])
+    return learner.evaluate(weights, x[:count], y[:count]).correct / count
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_digits_reach_their_accuracy(seed: int) -> None:
+    assert trained(load("digits", sets=[f"seed={seed}"])) >= 0.96
+
+
+def test_irises_reach_theirs() -> None:
+    assert trained(load("iris")) >= 0.9
