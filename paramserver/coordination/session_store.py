@@ -188,6 +188,8 @@ class SessionStore:
                 attempt, pause = 0, _backoff(0)
                 await self._serve(link)
             except SessionExpired as error:
+                if self.session.state is SessionState.CLOSED:
+                    return
                 log.warning("%s: %s: opening another", self.host, error)
                 self._drop(link)
                 self._forget()

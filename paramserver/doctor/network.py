@@ -140,7 +140,7 @@ async def examine_pair(report: Report) -> None:
     """Say what a pair of processes reaches, and the ratios, which are better when larger."""
     try:
         ours, raw = await measure_pair()
-    except TimeoutError:
+    except (TimeoutError, BlockingIOError):  # the latter is how the raw socket says it
         report.fault(f"a pair of processes was not measured within {WITHIN:g} s")
         return
     except (NotReady, ParamserverError, OSError) as error:

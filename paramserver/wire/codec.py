@@ -17,6 +17,7 @@ import numpy as np
 from paramserver.errors import BadMessage
 
 LONGEST = 1 << 20
+TRUSTED = 1024
 MOST_DIMENSIONS = 8
 DTYPES = {
     np.dtype(code).str: np.dtype(code)
@@ -49,9 +50,12 @@ def unpack(data: bytes | memoryview) -> Any:
     if size > LONGEST:
         raise BadMessage(f"a message of {size} bytes where {LONGEST} are allowed")
     try:
+        if size > TRUSTED:
+            _walk(data, size)
         return msgpack.unpackb(
             data,
             object_hook=_decode,
+            ext_hook=_refuse_extension,
             raw=False,
             strict_map_key=False,
             max_str_len=size,
@@ -64,6 +68,29 @@ def unpack(data: bytes | memoryview) -> Any:
         raise
     except (ValueError, TypeError, KeyError, RecursionError, msgpack.UnpackException) as error:
         raise BadMessage(f"not a message: {type(error).__name__}: {error}") from error
+
+
+def _walk(data: bytes | memoryview, size: int) -> None:
+    """Hold the lengths announced against the bytes there are, without making an object.
+
+    Each list takes its memory when its length is read: a thousand nested ones, each announcing as
+    many elements as the message has bytes, would take gigabytes before the end is missed.
+    """
+    walker = msgpack.Unpacker(
+        max_buffer_size=size,
+        read_size=size,
+        max_str_len=size,
+        max_bin_len=size,
+        max_array_len=size,
+        max_map_len=size,
+        max_ext_len=0,
+    )
+    walker.feed(data)
+    walker.skip()
+
+
+def _refuse_extension(code: int, data: bytes) -> Any:
+    raise BadMessage(f"an extension of type {code}")
 
 
 def _encode(value: Any) -> Any:
@@ -103,4 +130,6 @@ def _decode(value: dict[Any, Any]) -> Any:
         raise BadMessage("neither an array nor a scalar")
     if len(data) != wanted:
         raise BadMessage(f"an array of {len(data)} bytes where {wanted} belong")
+    if dtype.kind == "b" and data.strip(b"\0\1"):
+        raise BadMessage("booleans beyond 0 and 1")
     return msgpack_numpy.decode(value)

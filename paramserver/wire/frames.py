@@ -2,15 +2,18 @@
 
 The header is 40 bytes, little endian: magic ``PS``, protocol version u8, kind u8, flags u8, three
 bytes of zero, request u32, attempt u32, meta length u32, body length u64, body checksum u64 (xxh3-64,
-where the flag says so), and the CRC-32 of the 36 bytes before.
+where the flag says so), and the CRC-32 of the 36 bytes before. The first three bytes stay what they
+are in every version of the protocol, so that a mismatch is always told as such.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntFlag
+from typing import NamedTuple
 
 import xxhash
 
@@ -18,7 +21,7 @@ from paramserver.errors import BadFrame, TooLarge, VersionMismatch
 
 PROTOCOL = 1
 MAGIC = b"PS"
-_PLAIN = struct.Struct("<2sBBB3xIIIQQ")
+_PLAIN = struct.Struct("<2sBBBHBIIIQQ")
 _CHECK = struct.Struct("<I")
 HEADER_SIZE = _PLAIN.size + _CHECK.size
 
@@ -32,6 +35,9 @@ class Flags(IntFlag):
     CHECKSUM = 4
 
 
+_KNOWN = int(Flags.REPLY | Flags.INTERIM | Flags.CHECKSUM)
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """The most that one frame may hold, in bytes."""
@@ -43,8 +49,7 @@ class Limits:
 BEFORE_HANDSHAKE = Limits(meta=4096, body=0)
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """A frame's header."""
 
     kind: int
@@ -60,16 +65,9 @@ class Header:
 
     def serialize(self) -> bytes:
         """Return the header's 40 bytes."""
+        kind, flags, request, attempt, meta, body, checksum = self
         plain = _PLAIN.pack(
-            MAGIC,
-            PROTOCOL,
-            self.kind,
-            self.flags,
-            self.request,
-            self.attempt,
-            self.meta,
-            self.body,
-            self.checksum,
+            MAGIC, PROTOCOL, kind, flags, 0, 0, request, attempt, meta, body, checksum
         )
         return plain + _CHECK.pack(zlib.crc32(plain))
 
@@ -83,24 +81,37 @@ def parse_header(data: bytes | bytearray | memoryview, limits: Limits) -> Header
         TooLarge: it announces more than the limits allow.
     """
     plain = bytes(data[: _PLAIN.size])
-    magic, version, kind, flags, request, attempt, meta, body, checksum = _PLAIN.unpack(plain)
+    magic, version, kind, flags, zero, zeros, request, attempt, meta, body, checksum = (
+        _PLAIN.unpack(plain)
+    )
     if magic != MAGIC:
         raise BadFrame(f"these bytes are no frame: {plain[:16]!r}")
-    if _CHECK.unpack(data[_PLAIN.size : HEADER_SIZE])[0] != zlib.crc32(plain):
-        raise BadFrame("the header's checksum is wrong")
     if version != PROTOCOL:
         raise VersionMismatch(
             f"the other side speaks protocol {version}, this is {PROTOCOL}: "
             "install the same release on both"
         )
+    if _CHECK.unpack(data[_PLAIN.size : HEADER_SIZE])[0] != zlib.crc32(plain):
+        raise BadFrame("the header's checksum is wrong")
+    if flags & ~_KNOWN or zero or zeros:
+        raise BadFrame(f"a header with flags {flags:#x} of an unknown meaning")
+    check_size(meta, body, limits)
+    return Header(kind, flags, request, attempt, meta, body, checksum)
+
+
+def check_size(meta: int, body: int, limits: Limits) -> None:
+    """Refuse a frame beyond the limits.
+
+    Raises:
+        TooLarge: it is beyond them.
+    """
     if meta > limits.meta or body > limits.body:
         raise TooLarge(
             f"a frame of {meta} + {body} bytes where {limits.meta} + {limits.body} are allowed"
         )
-    return Header(kind, flags, request, attempt, meta, body, checksum)
 
 
-def checksum_of(pieces: list[memoryview]) -> int:
+def checksum_of(pieces: Sequence[memoryview]) -> int:
     """Return the xxh3-64 of a body's pieces."""
     digest = xxhash.xxh3_64()
     for piece in pieces:

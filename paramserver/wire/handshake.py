@@ -9,6 +9,9 @@
 A proof is HMAC-SHA-256 under the secret over the direction, the protocol version, and both hellos
 with their nonces, so that neither side's words can be played back to it. Both state machines take
 messages and return the answer to send; they raise where the other side is not to be trusted.
+
+It tells who is at the other end when the connection opens. It does not hide what is said, nor stop
+somebody who sits in between and passes every byte on: for that the network itself must be trusted.
 """
 
 from __future__ import annotations
@@ -18,12 +21,13 @@ import hmac
 import os
 from dataclasses import dataclass
 
-from paramserver.errors import AuthenticationFailed, BadMessage, ParamserverError, from_wire
+from paramserver.errors import AuthenticationFailed, BadMessage
 from paramserver.wire.codec import pack
 from paramserver.wire.frames import PROTOCOL
-from paramserver.wire.messages import Challenge, Failure, Hello, Proof, Welcome
+from paramserver.wire.messages import Challenge, Hello, Proof, Welcome
 
 NONCE = 16
+LONGEST_NAME = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +77,9 @@ class ClientHandshake:
         Raises:
             AuthenticationFailed: it belongs to another cluster, or does not hold the secret.
         """
-        if isinstance(message, Failure):
-            raise from_wire(message.code, message.text, message.detail)
         if isinstance(message, Challenge) and not self._challenged:
             self._challenged = True
+            _check_words(message)
             server = Identity(message.cluster, message.name, message.incarnation, message.role)
             wanted = _proof(self._secret, "server", self.hello, server, message.nonce)
             if server.cluster != self.hello.cluster:
@@ -111,10 +114,9 @@ class ServerHandshake:
             AuthenticationFailed: it belongs to another cluster, or does not hold the secret.
         """
         if isinstance(message, Hello) and self._hello is None:
+            _check_words(message)
             if message.cluster != self._me.cluster:
                 raise _other_cluster(message.cluster, self._me.cluster)
-            if len(message.nonce) != NONCE:
-                raise BadMessage(f"a nonce of {len(message.nonce)} bytes where {NONCE} belong")
             self._hello = message
             me = self._me
             return Challenge(
@@ -139,7 +141,16 @@ class ServerHandshake:
         raise BadMessage(f"{type(message).__name__} in the middle of a handshake")
 
 
-def _other_cluster(client: str, server: str) -> ParamserverError:
+def _check_words(said: Hello | Challenge) -> None:
+    """Refuse names that would garble a log, and nonces that do not make a proof fresh."""
+    for name in (said.cluster, said.name, said.role):
+        if len(name) > LONGEST_NAME or not name.isprintable():
+            raise BadMessage(f"a name of {len(name)} characters, or with some that do not print")
+    if len(said.nonce) != NONCE:
+        raise BadMessage(f"a nonce of {len(said.nonce)} bytes where {NONCE} belong")
+
+
+def _other_cluster(client: str, server: str) -> AuthenticationFailed:
     return AuthenticationFailed(
         f"the client is of cluster {client!r}, the server of {server!r}: set cluster.name alike"
     )

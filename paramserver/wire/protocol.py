@@ -1,10 +1,10 @@
 """The receiving half of a connection, as a machine of buffers: no sockets.
 
-It tells where the next bytes shall go (`Receiver.get_buffer`) and makes frames of them
-(`Receiver.buffer_updated`). Headers and metas pass through a scratch buffer, so that a small frame is
-one read; a body goes straight to its place: memory from the budget, or the views that the requester
-of a reply gave. Where the budget has no room now, the receiver is stalled: the caller stops reading
-until `resume`.
+It tells where the next bytes shall go (`Receiver.get_buffer`), takes note of them
+(`Receiver.buffer_updated`) and makes frames of them one by one (`Receiver.next_frame`). Headers and
+metas pass through a scratch buffer, so that a small frame is one read; a body goes straight to its
+place: memory from the budget, or the views that the requester of a reply gave. Where the budget has
+no room now, the receiver is stalled: the caller stops reading until it can `Receiver.resume`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,13 @@ from paramserver.wire.frames import (
 )
 
 SCRATCH = 64 * 1024
+FIRST_SCRATCH = 4096
+_REPLY = int(Flags.REPLY)
+_CHECKSUM = int(Flags.CHECKSUM)
 
 
 class Place(Protocol):
-    """Where a body goes."""
+    """Where a body goes: as many bytes of views as the body has."""
 
     views: Sequence[memoryview]
 
@@ -37,6 +40,8 @@ class Place(Protocol):
 
 class Discard:
     """A place for a body that nobody waits for: the same bytes over and over."""
+
+    __slots__ = ("views",)
 
     def __init__(self, length: int) -> None:
         block = memoryview(bytearray(min(length, SCRATCH)))
@@ -63,9 +68,10 @@ class Receiver:
     """Makes frames of bytes. ``choose`` gives a body's place, None where there is no room now."""
 
     def __init__(self, limits: Limits, choose: Callable[[Header], Place | None]) -> None:
-        self.limits = limits
+        self._limits = limits
         self._choose = choose
-        self._scratch = bytearray(SCRATCH)
+        self._largest = FIRST_SCRATCH
+        self._scratch = bytearray(FIRST_SCRATCH)
         self._view = memoryview(self._scratch)
         self._start = 0
         self._stop = 0
@@ -74,119 +80,144 @@ class Receiver:
         self._place: Place | None = None
         self._views: list[memoryview] = []
         self._filled = 0
+        self._closed = False
         self.stalled = False
 
     def __repr__(self) -> str:
         return f"<Receiver of {self._header}, {self._stop - self._start} bytes waiting>"
 
+    @property
+    def incomplete(self) -> bool:
+        """Whether it stands in the middle of a frame."""
+        return self._header is not None or self._stop > self._start
+
+    def open(self, limits: Limits) -> None:
+        """Take frames up to ``limits`` from here on: the other side is known now."""
+        self._limits = limits
+        self._largest = SCRATCH
+        self._resize(SCRATCH)
+
     def get_buffer(self) -> memoryview:
         """Return where the next bytes shall go; never empty while not stalled."""
         if self._views:
-            return self._views[0][self._filled :]
+            view = self._views[-1]
+            return view[self._filled :] if self._filled else view
         if self._start == self._stop:
             self._start = self._stop = 0
+            if len(self._scratch) > self._largest:
+                self._resize(self._largest)
         elif self._stop == len(self._scratch):
-            waiting = bytes(self._view[self._start : self._stop])
-            self._view[: len(waiting)] = waiting
-            self._start, self._stop = 0, len(waiting)
+            self._resize(len(self._scratch))
         return self._view[self._stop :]
 
-    def buffer_updated(self, count: int) -> list[Frame]:
-        """Take ``count`` bytes written into the buffer; return the frames they complete.
+    def buffer_updated(self, count: int) -> None:
+        """Take note of ``count`` bytes written into the buffer."""
+        if self._closed:
+            return
+        if self._views:
+            self._advance(count)
+        else:
+            self._stop += count
+
+    def next_frame(self) -> Frame | None:
+        """Return the next whole frame, None where bytes, or room for a body, are missing.
 
         Raises:
             ProtocolError: these bytes are no frame, or one beyond the limits.
+            VersionMismatch: they are one of another version of the protocol.
         """
-        frames: list[Frame] = []
-        if self._views:
-            self._advance(count, frames)
-        else:
-            self._stop += count
-        self._parse(frames)
-        return frames
+        header = self._header
+        if header is None:
+            header = self._next_header()
+            if header is None:
+                return None
+            self._header = header
+            if header.body:
+                place = self._choose(header)
+                if place is None:
+                    self.stalled = True
+                    return None
+                self._begin(place)
+        if self.stalled or self._views:
+            return None
+        place = self._place
+        if header.flags & _CHECKSUM and place is not None and not isinstance(place, Discard):
+            if checksum_of(place.views) != header.checksum:
+                raise BadFrame(f"the body of {header} was damaged on its way")
+        self._header = self._place = None
+        return Frame(header, self._meta, place)
 
-    def resume(self) -> list[Frame]:
-        """Go on after a stall; return the frames that were waiting."""
+    def resume(self, place: Place) -> None:
+        """Go on after a stall: the body that waited goes to ``place``."""
         self.stalled = False
-        frames: list[Frame] = []
-        self._parse(frames)
-        return frames
+        self._begin(place)
 
     def forget(self, request: int) -> None:
         """Send the rest of a reply's body nowhere: its requester has gone, and with it its views."""
         header = self._header
-        if header is not None and header.request == request and self._views:
-            left = sum(len(view) for view in self._views) - self._filled
+        if (
+            self._place is not None
+            and header is not None
+            and header.flags & _REPLY
+            and header.request == request
+        ):
+            left = sum(map(len, self._views)) - self._filled
+            self._place.release()
             self._place = Discard(left)
             self._views = list(self._place.views)
             self._filled = 0
 
-    def _parse(self, frames: list[Frame]) -> None:
-        while not self.stalled and not self._views:
-            if self._header is None and not self._parse_header():
-                return
-            header = self._header
-            assert header is not None
-            if header.body:
-                self._place = self._choose(header)
-                if self._place is None:
-                    self.stalled = True
-                    return
-                self._views = [view for view in self._place.views if len(view)]
-                self._filled = 0
-                self._take_waiting(frames)
-            else:
-                self._complete(frames)
+    def close(self) -> None:
+        """Take no more: the memory of a half-filled body goes back, what was read is dropped."""
+        self._closed = True
+        self.stalled = False
+        place, self._place = self._place, None
+        self._header = None
+        self._views = []
+        self._start = self._stop = 0
+        if place is not None:
+            place.release()
 
-    def _parse_header(self) -> bool:
-        """Read header and meta where they are all here; say whether they were."""
+    def _next_header(self) -> Header | None:
+        """Take header and meta from the scratch buffer; None where they are not all here."""
         waiting = self._stop - self._start
         if waiting < HEADER_SIZE:
-            return False
-        header = parse_header(self._view[self._start : self._start + HEADER_SIZE], self.limits)
+            return None
+        begin = self._start + HEADER_SIZE
+        header = parse_header(self._view[self._start : begin], self._limits)
         whole = HEADER_SIZE + header.meta
         if waiting < whole:
             if whole > len(self._scratch):
-                self._grow(whole)
-            return False
-        begin = self._start + HEADER_SIZE
-        self._meta = bytes(self._view[begin : begin + header.meta])
+                self._resize(whole)
+            return None
         self._start += whole
-        self._header = header
-        return True
+        self._meta = bytes(self._view[begin : self._start])
+        return header
 
-    def _grow(self, size: int) -> None:
+    def _resize(self, size: int) -> None:
+        """Move what waits to the front of a scratch buffer of ``size`` bytes, or more if need be."""
         waiting = bytes(self._view[self._start : self._stop])
-        self._scratch = bytearray(size)
-        self._view = memoryview(self._scratch)
+        if size != len(self._scratch):
+            self._scratch = bytearray(max(size, len(waiting) + HEADER_SIZE))
+            self._view = memoryview(self._scratch)
         self._view[: len(waiting)] = waiting
         self._start, self._stop = 0, len(waiting)
 
-    def _take_waiting(self, frames: list[Frame]) -> None:
-        """Move what of the body is in the scratch buffer to its place."""
+    def _begin(self, place: Place) -> None:
+        """Fill a place, first with what of the body is in the scratch buffer."""
+        self._place = place
+        self._views = [view for view in reversed(place.views) if len(view)]
+        self._filled = 0
         while self._views and self._start < self._stop:
-            target = self._views[0]
+            target = self._views[-1]
             count = min(self._stop - self._start, len(target) - self._filled)
-            target[self._filled : self._filled + count] = self._view[
-                self._start : self._start + count
-            ]
+            begin = self._start
             self._start += count
-            self._advance(count, frames)
+            target[self._filled : self._filled + count] = self._view[begin : self._start]
+            self._advance(count)
 
-    def _advance(self, count: int, frames: list[Frame]) -> None:
+    def _advance(self, count: int) -> None:
         self._filled += count
-        if self._filled == len(self._views[0]):
-            self._views.pop(0)
+        if self._filled == len(self._views[-1]):
+            self._views.pop()
             self._filled = 0
-            if not self._views:
-                self._complete(frames)
-
-    def _complete(self, frames: list[Frame]) -> None:
-        header, place = self._header, self._place
-        assert header is not None
-        if header.flags & Flags.CHECKSUM and place is not None and not isinstance(place, Discard):
-            found = checksum_of(list(place.views))
-            if found != header.checksum:
-                raise BadFrame(f"the body of {header} was damaged on its way")
-        self._header, self._place = None, None
-        frames.append(Frame(header, self._meta, place))
