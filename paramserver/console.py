@@ -29,6 +29,11 @@ T = TypeVar("T")
 
 SHORTEST_SECRET = 16
 
+USAGE: type[Exception] = next(
+    kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
+)
+"""What a wrong command line raises: click's own, which typer brings along under its own name."""
+
 
 def say(text: str) -> None:
     """Print a line for a person: to stderr, since stdout is for results."""
@@ -38,7 +43,15 @@ def say(text: str) -> None:
 def run_app(app: typer.Typer, program: str) -> None:
     """Run a command line; an error of ours is one clear line and its exit code."""
     try:
-        app(prog_name=program)
+        code = app(prog_name=program, standalone_mode=False)
+        raise SystemExit(code if isinstance(code, int) else 0)
+    except USAGE as error:
+        context = getattr(error, "ctx", None)
+        if type(error).__name__ == "NoArgsIsHelpError" and context is not None:
+            say(context.get_help())
+            raise SystemExit(UserError.exit_code) from None
+        path = context.command_path if context is not None else program
+        _fail(program, f"{_usage_text(error)}: see `{path} --help`", UserError.exit_code)
     except KernelError as error:
         _fail(program, str(error), NotReady.exit_code)
     except ParamserverError as error:
@@ -47,6 +60,11 @@ def run_app(app: typer.Typer, program: str) -> None:
         # Nobody reads what we print any more; leave without a second error at shutdown.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
+
+
+def _usage_text(error: BaseException) -> str:
+    text: str = error.format_message() if hasattr(error, "format_message") else str(error)
+    return " ".join(text.split()).rstrip(".")
 
 
 def _fail(program: str, text: str, code: int) -> None:

@@ -50,7 +50,7 @@ class ParamserverError(Exception):
 
     exit_code: ClassVar[int] = 1
 
-    def __init__(self, text: str, **detail: Any) -> None:
+    def __init__(self, text: str, /, **detail: Any) -> None:
         super().__init__(text)
         self.text = text
         self.detail = detail

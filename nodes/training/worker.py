@@ -275,6 +275,8 @@ class RunWorker:
             if not self._front.is_of(work.clock):
                 self._front_clock = -1
                 return  # the clock closed without us: others had our parts
+        if self._prefetched != work.clock + 1 or self._prefetch is None:
+            self._start_prefetch(work.clock + 1, work.clock + 1)
         for part, start, stop in work.parts:
             gradient = self._gradients.get(part)
             if gradient is None:
@@ -290,8 +292,6 @@ class RunWorker:
             self._tidings.parts.append(
                 (work.clock, part, result.examples, result.loss_sum, result.correct)
             )
-        if self._prefetched != work.clock + 1 or self._prefetch is None:
-            self._start_prefetch(work.clock + 1, work.clock + 1)
 
     async def _push_part(self, clock: int, part: int, result: StepResult, gradient: Floats) -> None:
         """Push a part and wait until every primary holds it; its commit is awaited later."""

@@ -177,6 +177,9 @@ class SessionStore:
                 future.cancel()
         self._watches.clear()
 
+    def _closed(self) -> bool:
+        return self.session.state is SessionState.CLOSED
+
     async def _live(self, link: Link | None) -> None:
         """Keep the session: serve the link until it breaks, then make another."""
         attempt = 0
@@ -188,7 +191,7 @@ class SessionStore:
                 attempt, pause = 0, _backoff(0)
                 await self._serve(link)
             except SessionExpired as error:
-                if self.session.state is SessionState.CLOSED:
+                if self._closed():
                     return
                 log.warning("%s: %s: opening another", self.host, error)
                 self._drop(link)

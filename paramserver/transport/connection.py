@@ -1,15 +1,17 @@
 """One connection: requests out, requests in, replies both ways.
 
 The same class serves both ends. What arrives is parsed by `paramserver.wire.protocol.Receiver`; what
-leaves is written without copies where it is large, and the memory behind it is let go only when the
-operating system has taken it.
+leaves goes through `paramserver.transport.outbox.Outbox`, without copies where it is large.
+
+A connection ends in two steps. First it is *closed*: nothing is asked, served or received any more,
+and all that waited for it has failed. Then, when its transport has let go of all memory, it has
+*ended*: at once where that is possible, after half a second at most.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Sequence
@@ -18,6 +20,7 @@ from typing import Any, cast
 
 from paramserver.config import is_loopback
 from paramserver.errors import (
+    AuthenticationFailed,
     BadMessage,
     ConnectionLost,
     DeadlineExceeded,
@@ -26,16 +29,22 @@ from paramserver.errors import (
     Unreachable,
     Unsupported,
     VersionMismatch,
-    from_wire,
 )
-from paramserver.transport.memory import Budget, Memory
-from paramserver.wire.frames import (
-    BEFORE_HANDSHAKE,
-    Flags,
-    Header,
-    Limits,
-    checksum_of,
+from paramserver.transport.exchange import (
+    Answer,
+    Buffer,
+    Handler,
+    Into,
+    Reply,
+    Request,
+    Response,
+    error_of,
+    failure_of,
+    refusal_of,
 )
+from paramserver.transport.memory import Budget, Memory, Turn
+from paramserver.transport.outbox import Outbox, flat
+from paramserver.wire.frames import BEFORE_HANDSHAKE, Flags, Header, Limits
 from paramserver.wire.handshake import ClientHandshake, Identity, ServerHandshake
 from paramserver.wire.messages import Failure, decode, encode
 from paramserver.wire.protocol import Discard, Frame, Place, Receiver
@@ -44,85 +53,19 @@ __all__ = ["Connection", "Identity", "Reply", "Request", "Response", "connect"]
 
 log = logging.getLogger(__name__)
 
-Buffer = bytes | bytearray | memoryview
-
-SMALL = 64 * 1024
 MOST_UNSENT = 64 << 20
 MOST_IN_FLIGHT = 256
 HANDSHAKE_DEADLINE = 5.0
-MOST_TEXT = 16 * 1024
+STALL_DEADLINE = 30.0
+CLOSING_DEADLINE = 0.5
+FLUSH_DEADLINE = 0.25
+HIGHEST_NUMBER = 0xFFFFFFFF
+TRANSPORT_KINDS = 16
+KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 
-
-@dataclass(slots=True)
-class Response:
-    """An answer; ``on_sent`` is called once the body's memory is no longer needed."""
-
-    message: Any
-    body: Sequence[Buffer] = ()
-    on_sent: Callable[[], None] | None = None
-
-
-class Reply:
-    """The answer to a request; ``body`` is empty where the requester gave its own memory."""
-
-    __slots__ = ("_place", "body", "message")
-
-    def __init__(self, message: Any, place: Place | None) -> None:
-        self.message = message
-        self._place = place
-        self.body = place.view if isinstance(place, Memory) else memoryview(b"")
-
-    def release(self) -> None:
-        """Give the body's memory back."""
-        if self._place is not None:
-            self._place.release()
-
-
-class Request:
-    """A request that arrived. Its body's memory goes back with the answer unless kept."""
-
-    __slots__ = ("_kept", "_number", "_place", "attempt", "body", "connection", "message")
-
-    def __init__(
-        self, connection: Connection, message: Any, place: Place | None, header: Header
-    ) -> None:
-        self.connection = connection
-        self.message = message
-        self.attempt = header.attempt
-        self.body = place.view if isinstance(place, Memory) else memoryview(b"")
-        self._place = place
-        self._number = header.request
-        self._kept = False
-
-    def interim(self, message: Any) -> None:
-        """Send an answer before the answer."""
-        self.connection.send(message, Flags.REPLY | Flags.INTERIM, self._number)
-
-    def keep(self) -> Place:
-        """Keep the body beyond the answer; the place returned is to be released."""
-        self._kept = True
-        return self._place if self._place is not None else Discard(0)
-
-    def finish(self) -> None:
-        """Give the body's memory back, unless it was kept."""
-        if self._place is not None and not self._kept:
-            self._place.release()
-
-
-Answer = Response | None
-Handler = Callable[[Request], Answer | Awaitable[Answer]]
-
-
-class _Into:
-    """The requester's own memory as the place of a reply's body."""
-
-    __slots__ = ("views",)
-
-    def __init__(self, views: Sequence[memoryview]) -> None:
-        self.views = views
-
-    def release(self) -> None:
-        """Nothing: the memory is the requester's."""
+_NONE = int(Flags.NONE)
+_REPLY = int(Flags.REPLY)
+_INTERIM = int(Flags.INTERIM)
 
 
 @dataclass(slots=True)
@@ -133,7 +76,12 @@ class _Pending:
 
 
 class Connection(asyncio.BufferedProtocol):
-    """One end of a connection. ``handler`` answers what the other end asks."""
+    """One end of a connection. ``handler`` answers what the other end asks.
+
+    The other end has ``handshake_deadline`` seconds to show that it holds the secret. Later it may be
+    silent as long as it likes, but not for ``stall_deadline`` seconds in the middle of a frame, nor
+    may it take nothing of what is sent to it for as long.
+    """
 
     def __init__(
         self,
@@ -142,26 +90,32 @@ class Connection(asyncio.BufferedProtocol):
         limits: Limits,
         budget: Budget,
         checksum: bool | None = None,
+        *,
+        handshake_deadline: float = HANDSHAKE_DEADLINE,
+        stall_deadline: float = STALL_DEADLINE,
     ) -> None:
         self._handshake = handshake
         self._handler = handler
         self._limits = limits
         self._budget = budget
         self._checksum = checksum
+        self._handshake_deadline = handshake_deadline
+        self._stall_deadline = stall_deadline
         self._loop = asyncio.get_running_loop()
         self._receiver = Receiver(BEFORE_HANDSHAKE, self._choose)
         self._transport: asyncio.Transport | None = None
+        self._outbox: Outbox | None = None
         self._pending: dict[int, _Pending] = {}
-        self._numbers = itertools.count(1)
+        self._number = 0
         self._tasks: set[asyncio.Task[None]] = set()
-        self._in_flight = 0
-        self._unsent: list[Callable[[], None]] = []
-        self._unsent_bytes = 0
-        self._write_paused = False
+        self._turn: Turn | None = None
         self._reading = True
         self._why: Exception | None = None
         self._callbacks: list[Callable[[], None]] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._taken = 0
+        self._progress = 0.0
+        self._refusal: ParamserverError | None = None
         self.opened: asyncio.Future[None] = self._loop.create_future()
         self.ended: asyncio.Future[None] = self._loop.create_future()
         self.remote = Identity("", "", 0, "")
@@ -176,20 +130,25 @@ class Connection(asyncio.BufferedProtocol):
     # The event loop's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin the handshake; it has 5 s."""
+        """Begin the handshake."""
         self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(high=0)
         self.address = _peer_address(self._transport)
         raw = self._transport.get_extra_info("socket")
         if raw is not None and raw.family in (socket.AF_INET, socket.AF_INET6):
-            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            _tune(raw)
         if self._checksum is None:
             self._checksum = not (
                 self.address.startswith("unix:") or is_loopback(self.address.rpartition(":")[0])
             )
-        self._timer = self._loop.call_later(HANDSHAKE_DEADLINE, self._handshake_late)
+        self._outbox = Outbox(self._transport, self._checksum)
+        if self._refusal is not None:
+            self.refuse(self._refusal)
+        if self.closed:
+            self._leave()
+            return
+        self._timer = self._loop.call_later(self._handshake_deadline, self._handshake_late)
         if isinstance(self._handshake, ClientHandshake):
-            self.send(self._handshake.hello, Flags.NONE, 0)
+            self._send(self._handshake.hello, _NONE, 0)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return where the next bytes go."""
@@ -198,205 +157,206 @@ class Connection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Take bytes that arrived; what is no frame ends this connection and nothing else."""
         self.last_heard = self._loop.time()
-        self._take(lambda: self._receiver.buffer_updated(nbytes))
+        self._receiver.buffer_updated(nbytes)
+        self._take()
 
     def eof_received(self) -> bool:
         """Close: there are no half-open connections."""
+        self._abandon(None)
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Fail what is pending, end what is under way."""
-        self._end(exc)
-
-    def pause_writing(self) -> None:
-        """Note that the other side does not take what we write as fast as we write it."""
-        self._write_paused = True
+        """Fail what is pending, end what is under way, let go of all memory."""
+        self._stop(exc)
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._outbox is not None:
+            self._outbox.let_go()
+        if not self.ended.done():
+            self.ended.set_result(None)
 
     def resume_writing(self) -> None:
         """Let go of the memory of what was written."""
-        self._write_paused = False
-        self._unsent_bytes = 0
-        unsent, self._unsent = self._unsent, []
-        for release in unsent:
-            release()
+        if self._outbox is not None:
+            self._outbox.let_go()
         self._steer()
 
     # Receiving
 
-    def _take(self, parse: Callable[[], list[Frame]]) -> None:
+    def _take(self) -> None:
+        """Serve the frames that are whole."""
         try:
-            for frame in parse():
+            while not self.closed and (frame := self._receiver.next_frame()) is not None:
                 self._receive(frame)
-        except (ProtocolError, VersionMismatch) as error:
-            if isinstance(self._handshake, ServerHandshake):
-                self._fail_request(0, error)
+        except (ProtocolError, VersionMismatch, AuthenticationFailed) as error:
+            self._send_failure(0, error)
             self._abandon(error)
             return
-        except ParamserverError as error:
-            self._fail_request(0, error)
-            self._abandon(error)
-            return
-        if self._receiver.stalled:
-            self._budget.when_room(self._room)
         self._steer()
-
-    def _room(self) -> None:
-        if not self.closed:
-            self._take(self._receiver.resume)
 
     def _choose(self, header: Header) -> Place | None:
         """Choose where a body goes; None where the budget has no room now."""
-        if header.flags & Flags.REPLY:
+        if header.flags & _REPLY:
             pending = self._pending.get(header.request)
-            if pending is None:
+            if pending is None or pending.into is None or header.flags & _INTERIM:
                 return Discard(header.body)
-            if pending.into is not None and not header.flags & Flags.INTERIM:
-                room = sum(len(view) for view in pending.into)
-                if room == header.body:
-                    return _Into(pending.into)
-                raise BadMessage(f"a reply of {header.body} bytes where {room} were asked for")
-        return self._budget.take(header.body)
+            room = sum(map(len, pending.into))
+            if room == header.body:
+                return Into(pending.into)
+            if not pending.future.done():
+                pending.future.set_exception(
+                    BadMessage(
+                        f"a reply of {header.body} bytes from {self.remote.name} where {room} "
+                        "were asked for"
+                    )
+                )
+            return Discard(header.body)
+        if self._handler is None:
+            return Discard(header.body)
+        memory = self._budget.take(header.body)
+        if memory is None:
+            self._turn = self._budget.queue(header.body, self._granted)
+        return memory
+
+    def _granted(self, memory: Memory) -> None:
+        """Take the memory that the budget had no room for; go on when its giver has finished."""
+        self._turn = None
+        self._receiver.resume(memory)
+        self._loop.call_soon(self._take)
 
     def _receive(self, frame: Frame) -> None:
-        if self.closed:
-            if frame.place is not None:
-                frame.place.release()
-            return
-        if not self._handshake.done:
-            self._shake(decode(frame.header.kind, frame.meta))
-        elif frame.header.flags & Flags.REPLY:
+        header = frame.header
+        if not self.opened.done():
+            self._shake(frame)
+        elif header.flags & _REPLY:
             self._receive_reply(frame)
-        elif frame.header.request == 0:
-            self._receive_farewell(decode(frame.header.kind, frame.meta))
+        elif header.request == 0:
+            message = self._decode_own(frame)
+            if not isinstance(message, Failure):
+                raise BadMessage(f"{type(message).__name__} outside of a request")
+            self._abandon(error_of(message))
         else:
             self._receive_request(frame)
 
-    def _shake(self, message: object) -> None:
+    def _decode_own(self, frame: Frame) -> object:
+        """Read one of the transport's own messages: what strangers may send is no other."""
+        if frame.header.kind >= TRANSPORT_KINDS:
+            raise BadMessage(f"a message of kind {frame.header.kind} outside of a request")
+        return decode(frame.header.kind, frame.meta)
+
+    def _shake(self, frame: Frame) -> None:
+        message = self._decode_own(frame)
+        if isinstance(message, Failure):
+            self._abandon(refusal_of(message))
+            return
         answer = self._handshake.receive(message)
         if answer is not None:
-            self.send(answer, Flags.NONE, 0)
+            self._send(answer, _NONE, 0)
         if self._handshake.done:
             assert self._handshake.remote is not None
             self.remote = self._handshake.remote
-            self._receiver.limits = self._limits
+            self._receiver.open(self._limits)
             if self._timer is not None:
                 self._timer.cancel()
+            self._timer = self._loop.call_later(self._stall_deadline / 2, self._look)
             self.opened.set_result(None)
 
     def _receive_reply(self, frame: Frame) -> None:
-        number = frame.header.request
-        pending = self._pending.get(number)
+        header = frame.header
+        pending = self._pending.get(header.request)
         if pending is None or pending.future.done():
-            if frame.place is not None:
-                frame.place.release()
             return
-        if frame.header.flags & Flags.INTERIM:
-            if pending.on_interim is not None:
-                pending.on_interim(decode(frame.header.kind, frame.meta))
-            if frame.place is not None:
-                frame.place.release()
-            return
-        del self._pending[number]
-        pending.future.set_result(frame)
-
-    def _receive_farewell(self, message: object) -> None:
-        """Take the other side's reason for ending the connection."""
-        if not isinstance(message, Failure):
-            raise BadMessage(f"{type(message).__name__} outside of a request")
-        self._abandon(from_wire(message.code, message.text, message.detail))
+        if not header.flags & _INTERIM:
+            pending.future.set_result(frame)
+        elif pending.on_interim is not None:
+            pending.on_interim(decode(header.kind, frame.meta))
 
     def _receive_request(self, frame: Frame) -> None:
+        """Hand a request to the handler; an answer that takes time gets a task of its own."""
         number = frame.header.request
-        if self._handler is None:
-            self._fail_request(number, Unsupported("this side of the connection serves nothing"))
-            return
-        request = Request(self, decode(frame.header.kind, frame.meta), frame.place, frame.header)
+        request = Request(self, None, frame.place, number, frame.header.attempt)
         try:
+            if self._handler is None:
+                raise Unsupported("this side of the connection serves nothing")
+            request.message = decode(frame.header.kind, frame.meta)
             answer = self._handler(request)
-        except ParamserverError as error:
-            request.finish()
-            self._fail_request(number, error)
-            return
-        if answer is None or isinstance(answer, Response):
-            request.finish()
-            self._respond(number, answer)
-            return
-        self._in_flight += 1
-        task = self._loop.create_task(self._answer(number, request, answer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+            if isinstance(answer, Response):
+                self._respond(number, answer)
+            elif answer is None:
+                raise Unsupported(f"no answer to {type(request.message).__name__}")
+            else:
+                task = self._loop.create_task(self._answer(number, request, answer))
+                self._tasks.add(task)
+                task.add_done_callback(lambda task: self._answered(task, request, answer))
+                return
+        except Exception as error:
+            self._send_error(request, number, error)
+        request.finish()
 
     async def _answer(self, number: int, request: Request, answer: Awaitable[Answer]) -> None:
         """Wait for a handler's answer and send it."""
         try:
-            self._respond(number, await answer)
-        except ParamserverError as error:
-            self._fail_request(number, error)
-        except Exception:
-            log.exception("while serving %s", type(request.message).__name__)
-            text = f"internal error while serving {type(request.message).__name__}; see its log"
-            self._fail_request(number, ParamserverError(text))
-        finally:
-            request.finish()
-            self._in_flight -= 1
+            response = await answer
+            if response is None:
+                raise Unsupported(f"no answer to {type(request.message).__name__}")
+            self._respond(number, response)
+        except Exception as error:
+            self._send_error(request, number, error)
+
+    def _answered(
+        self, task: asyncio.Task[None], request: Request, answer: Awaitable[Answer]
+    ) -> None:
+        # Here and not in the task's own code, which does not run if it is cancelled at birth.
+        self._tasks.discard(task)
+        if asyncio.iscoroutine(answer):
+            answer.close()
+        request.finish()
+        if not self._reading:
             self._steer()
 
     # Sending
 
-    def send(
+    def _send(
         self,
         message: Any,
-        flags: Flags,
+        flags: int,
         number: int,
         body: Sequence[Buffer] = (),
         *,
         attempt: int = 0,
         on_sent: Callable[[], None] | None = None,
     ) -> None:
-        """Write one frame; ``on_sent`` is called when the body's memory is free again."""
-        transport = self._transport
-        if self.closed or transport is None:
+        """Write one frame; ``on_sent`` is called when the body's memory is free, or not needed."""
+        outbox = self._outbox
+        if self.closed or outbox is None:
             if on_sent is not None:
                 on_sent()
             return
-        kind, meta = encode(message)
-        pieces = [memoryview(piece).cast("B") for piece in body]
-        length = sum(map(len, pieces))
-        checksum = 0
-        if length and self._checksum:
-            flags |= Flags.CHECKSUM
-            checksum = checksum_of(pieces)
-        header = Header(kind, flags, number, attempt, len(meta), length, checksum)
-        head = header.serialize() + meta
-        if length <= SMALL:
-            transport.write(b"".join([head, *pieces]))
+        try:
+            kind, meta = encode(message)
+            outbox.write(kind, meta, flags, number, attempt, body, self._limits, on_sent)
+        except Exception:
             if on_sent is not None:
                 on_sent()
-            return
-        transport.write(head)
-        for piece in pieces:
-            transport.write(piece)
-        if not self._write_paused and transport.get_write_buffer_size():
-            self._write_paused = True  # uvloop tells only once the buffer was tried
-        if self._write_paused:
-            self._unsent_bytes += length
-            if on_sent is not None:
-                self._unsent.append(on_sent)
-            self._steer()
-        elif on_sent is not None:
-            on_sent()
+            raise
 
-    def _respond(self, number: int, answer: Answer) -> None:
-        if answer is None:
-            raise BadMessage("a handler gave no answer")
-        self.send(answer.message, Flags.REPLY, number, answer.body, on_sent=answer.on_sent)
+    def send_interim(self, message: Any, number: int) -> None:
+        """Send an answer before the answer to request ``number``; it has no body."""
+        self._send(message, _REPLY | _INTERIM, number)
 
-    def _fail_request(self, number: int, error: ParamserverError) -> None:
-        detail = {key: value for key, value in error.detail.items() if _plain(value)}
-        failure = Failure(
-            code=type(error).__name__, text=str(error)[:MOST_TEXT], detail=detail
-        )
-        self.send(failure, Flags.REPLY if number else Flags.NONE, number)
+    def _respond(self, number: int, answer: Response) -> None:
+        self._send(answer.message, _REPLY, number, answer.body, on_sent=answer.on_sent)
+
+    def _send_error(self, request: Request, number: int, error: Exception) -> None:
+        """Answer a request with an error; one that nobody meant to raise goes to the log."""
+        if not isinstance(error, ParamserverError):
+            name = type(request.message).__name__
+            log.error("while serving %s", request, exc_info=error)
+            error = ParamserverError(f"internal error while serving {name}: see that peer's log")
+        self._send_failure(number, error)
+
+    def _send_failure(self, number: int, error: ParamserverError) -> None:
+        self._send(failure_of(error), _REPLY if number else _NONE, number)
 
     async def request(
         self,
@@ -411,99 +371,176 @@ class Connection(asyncio.BufferedProtocol):
         """Ask, and wait for the answer for ``deadline`` seconds at most.
 
         The body must stay unchanged until the answer. A reply's body fills the views of ``into`` one
-        after another; after a failure they are not written any more.
+        after another, which hold just as many bytes; without ``into`` it is dropped.
+
+        When this returns or raises, the memory of ``body`` and ``into`` is the caller's again: it is
+        neither read nor written any more. So a request that gives up (its deadline passed, it was
+        cancelled) while its body is only partly written ends the whole connection, since the rest of
+        the frame cannot be taken back. A cancelled one waits a quarter of a second for the rest to
+        leave first.
 
         Raises:
             DeadlineExceeded: no answer in time; the text names who was waited for.
             ConnectionLost: the connection ended before the answer.
+            TooLarge: the request is beyond the limits; it was not sent.
             ParamserverError: what the other side answered.
         """
         if self.closed:
             raise self._lost()
-        number = next(self._numbers) & 0xFFFFFFFF
-        pending = _Pending(self._loop.create_future(), into, on_interim)
+        future: asyncio.Future[Frame] = self._loop.create_future()
+        pending = _Pending(future, None if into is None else [*map(flat, into)], on_interim)
+        number = self._next_number()
         self._pending[number] = pending
+        unsent: list[Sequence[Buffer]] = []
+        timer = self._loop.call_later(deadline, self._give_up, future, message, deadline)
         try:
-            self.send(message, Flags.NONE, number, body, attempt=attempt)
-            async with asyncio.timeout(deadline):
-                frame = await pending.future
-        except TimeoutError:
-            silent = self._loop.time() - self.last_heard
-            raise DeadlineExceeded(
+            if body:
+                unsent.append(body)
+                self._send(message, _NONE, number, body, attempt=attempt, on_sent=unsent.clear)
+            else:
+                self._send(message, _NONE, number, attempt=attempt)
+            frame = await future
+        except asyncio.CancelledError:
+            if unsent and not self.closed:
+                await self._flush()
+            raise
+        finally:
+            timer.cancel()
+            self._pending.pop(number, None)
+            if into is not None:
+                self._receiver.forget(number)
+            if unsent:
+                self._cut(ConnectionLost(f"{type(message).__name__} was only partly sent"))
+        answer = decode(frame.header.kind, frame.meta)
+        if isinstance(answer, Failure):
+            raise error_of(answer)
+        return Reply(answer)
+
+    def _next_number(self) -> int:
+        """Return a number that no request under way has; 0 is nobody's."""
+        while True:
+            self._number = self._number % HIGHEST_NUMBER + 1
+            if self._number not in self._pending:
+                return self._number
+
+    def _give_up(self, future: asyncio.Future[Frame], message: Any, deadline: float) -> None:
+        if future.done():
+            return
+        silent = self._loop.time() - self.last_heard
+        future.set_exception(
+            DeadlineExceeded(
                 f"no answer to {type(message).__name__} from {self.remote.name} at {self.address} "
                 f"after {deadline:.1f} s, last heard {silent:.1f} s ago: check that peer, or raise "
                 "cluster.deadline"
-            ) from None
-        finally:
-            if self._pending.pop(number, None) is not None and into is not None:
-                self._receiver.forget(number)
-        answer = decode(frame.header.kind, frame.meta)
-        if isinstance(answer, Failure):
-            raise from_wire(answer.code, answer.text, answer.detail)
-        return Reply(answer, frame.place)
+            )
+        )
+
+    async def _flush(self) -> None:
+        """Wait a moment until all that was written has left."""
+        assert self._outbox is not None
+        empty = asyncio.Event()
+        self._outbox.when_empty(empty.set)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FLUSH_DEADLINE):
+                await empty.wait()
 
     # Life
 
     def add_close_callback(self, callback: Callable[[], None]) -> None:
-        """Have ``callback`` called when the connection has ended; at once where it has already."""
+        """Have ``callback`` called when the connection has closed; at once where it has already."""
         if self.closed:
             callback()
         else:
             self._callbacks.append(callback)
 
     async def close(self) -> None:
-        """Close the connection and end what it was doing, within a second."""
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.close()
+        """Close the connection and end what it was doing, within half a second."""
+        self._abandon(None)
+        if self._transport is not None and not self.ended.done():
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(0.5):
+                async with asyncio.timeout(2 * CLOSING_DEADLINE):
                     await asyncio.shield(self.ended)
-            if not self.ended.done():
-                self._transport.abort()
-        self._end(None)
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
+        tasks = self._tasks - {asyncio.current_task()}
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _abandon(self, why: Exception) -> None:
-        """End the connection because the other side is not to be trusted or understood."""
-        log.info("closing the connection to %s: %s", self.address, why)
-        if self._transport is not None:
-            self._transport.close()
-        self._end(why)
+    def abort(self) -> None:
+        """End the connection now; what was not sent is dropped."""
+        self._stop(None)
+        if self._outbox is not None:
+            self._outbox.cut()
 
-    def refuse(self) -> None:
-        """End the connection because there are too many."""
-        self._abandon(Unreachable("too many connections"))
+    def refuse(self, why: ParamserverError) -> None:
+        """End a connection that is not wanted, and say why."""
+        if self._transport is None:
+            self._refusal = why
+            return
+        self._send_failure(0, why)
+        self._abandon(why)
+
+    def _abandon(self, why: Exception | None) -> None:
+        """Close; what was written may still leave, for half a second."""
+        if why is not None and not self.closed:
+            serious = isinstance(why, AuthenticationFailed | VersionMismatch)
+            level = logging.WARNING if serious else logging.INFO
+            log.log(level, "closing the connection to %s: %s", self.address, why)
+        self._stop(why)
+        self._leave()
+
+    def _leave(self) -> None:
+        """Close the transport, by force where the other side does not take what is left."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        self._transport.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(CLOSING_DEADLINE, self.abort)
+
+    def _cut(self, why: Exception) -> None:
+        """Close so that not one more byte leaves: the memory behind them is no longer ours."""
+        self._stop(why)
+        if self._outbox is not None:
+            self._outbox.cut()
 
     def _handshake_late(self) -> None:
-        self._abandon(
-            Unreachable(f"{self.address} did not finish the handshake in {HANDSHAKE_DEADLINE:g} s")
+        self.refuse(
+            Unreachable(
+                f"{self.address} did not finish the handshake in {self._handshake_deadline:g} s"
+            )
         )
 
-    def _end(self, why: Exception | None) -> None:
+    def _look(self) -> None:
+        """End a connection whose other side stopped half-way: it may hold memory for ever."""
+        assert self._outbox is not None
+        now = self._loop.time()
+        deadline = self._stall_deadline
+        self._timer = self._loop.call_later(deadline / 2, self._look)
+        if self._reading and self._receiver.incomplete and now - self.last_heard > deadline:
+            self._cut(ConnectionLost(f"silent for {deadline:g} s in the middle of a frame"))
+        taken = self._outbox.taken
+        if not self._outbox.waiting or taken != self._taken:
+            self._taken = taken
+            self._progress = now
+        elif now - self._progress > deadline:
+            self._cut(ConnectionLost(f"nothing that was sent was taken for {deadline:g} s"))
+
+    def _stop(self, why: Exception | None) -> None:
+        """Stop asking, serving and receiving; fail and cancel what is under way."""
         if self.closed:
             return
         self.closed = True
         self._why = why
-        if self._timer is not None:
-            self._timer.cancel()
         if not self.opened.done():
             self.opened.set_exception(
                 why if isinstance(why, ParamserverError) else self._lost("in the handshake")
             )
             self.opened.exception()
-        if not self.ended.done():
-            self.ended.set_result(None)
-        pending, self._pending = self._pending, {}
-        for number, waiting in pending.items():
-            self._receiver.forget(number)
-            if not waiting.future.done():
-                waiting.future.set_exception(self._lost())
-        unsent, self._unsent = self._unsent, []
-        for release in unsent:
-            release()
+        turn, self._turn = self._turn, None
+        if turn is not None:
+            self._budget.cancel(turn)
+        self._receiver.close()
+        for pending in self._pending.values():
+            if not pending.future.done():
+                pending.future.set_exception(self._lost())
         for task in self._tasks:
             task.cancel()
         callbacks, self._callbacks = self._callbacks, []
@@ -518,13 +555,17 @@ class Connection(asyncio.BufferedProtocol):
         )
 
     def _steer(self) -> None:
-        """Read only while there is room: in the budget, for answers under way, and for unsent ones."""
-        if self.closed or self._transport is None:
+        """Read only while there is room: in the budget, for answers under way, and for unsent ones.
+
+        Who only asks always reads, whatever it has not sent yet: two sides that both wait for the
+        other to read would wait for ever.
+        """
+        if self.closed or self._transport is None or self._outbox is None:
             return
         wanted = not (
             self._receiver.stalled
-            or self._in_flight >= MOST_IN_FLIGHT
-            or self._unsent_bytes > MOST_UNSENT
+            or len(self._tasks) >= MOST_IN_FLIGHT
+            or (self._handler is not None and self._outbox.waiting > MOST_UNSENT)
         )
         if wanted != self._reading:
             self._reading = wanted
@@ -534,14 +575,20 @@ class Connection(asyncio.BufferedProtocol):
                 self._transport.pause_reading()
 
 
-def _plain(value: object) -> bool:
-    return isinstance(value, str | int | float | bool) or value is None
+def _tune(raw: socket.socket) -> None:
+    """Send at once, and notice a machine that went away without a word."""
+    raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in KEEPALIVE.items():
+        if hasattr(socket, name):
+            raw.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def _peer_address(transport: asyncio.BaseTransport) -> str:
     name = transport.get_extra_info("peername")
     if isinstance(name, tuple):
-        return f"{name[0]}:{name[1]}"
+        host = f"[{name[0]}]" if ":" in name[0] else name[0]
+        return f"{host}:{name[1]}"
     return f"unix:{name or transport.get_extra_info('sockname') or ''}"
 
 
@@ -552,7 +599,6 @@ async def connect(
     *,
     deadline: float,
     limits: Limits | None = None,
-    budget: Budget | None = None,
     checksum: bool | None = None,
 ) -> Connection:
     """Connect to ``address`` (host:port, or unix:/path) and shake hands.
@@ -560,7 +606,7 @@ async def connect(
     ``checksum`` says whether bodies carry a checksum: by default between hosts only.
 
     Raises:
-        Unreachable: nobody answers there in time.
+        Unreachable: nobody answers there in time, or somebody who does not speak this protocol.
         AuthenticationFailed: the other side has another secret or cluster.
         VersionMismatch: it speaks another version of the protocol.
     """
@@ -571,7 +617,7 @@ async def connect(
             ClientHandshake(identity, secret),
             None,
             limits if limits is not None else Limits(),
-            budget if budget is not None else Budget(),
+            Budget(),
             checksum,
         )
 
@@ -587,7 +633,7 @@ async def connect(
             await asyncio.shield(protocol.opened)
     except TimeoutError:
         if protocol is not None:
-            await protocol.close()
+            protocol.abort()
         raise Unreachable(
             f"cannot reach {address}: no answer within {deadline:.1f} s; check that the peer runs "
             "there and that no firewall is between"
@@ -597,10 +643,18 @@ async def connect(
             f"cannot reach {address}: {error.strerror or error}; check the address and that the "
             "peer runs"
         ) from error
+    except (ValueError, OverflowError) as error:
+        raise Unreachable(f"{address!r} is no address: give host:port or unix:/path") from error
+    except ProtocolError as error:
+        raise Unreachable(
+            f"what answers at {address} does not speak this protocol: {error}; check the address"
+        ) from error
+    except VersionMismatch as error:
+        raise VersionMismatch(f"cannot work with {address}: {error}") from error
     except ConnectionLost as error:
         raise Unreachable(f"cannot reach {address}: {error}") from error
     except asyncio.CancelledError:
         if protocol is not None:
-            await protocol.close()
+            protocol.abort()
         raise
     return protocol

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from paramserver.errors import ConnectionLost
-from paramserver.transport.connection import Buffer, Connection, Reply, connect
-from paramserver.transport.memory import Budget
+from paramserver.errors import ConnectionLost, Unreachable
+from paramserver.transport.connection import Connection, Reply, connect
+from paramserver.transport.exchange import Buffer
 from paramserver.wire.frames import Limits
 from paramserver.wire.handshake import Identity
 
@@ -22,12 +22,10 @@ class Links:
         secret: bytes,
         *,
         limits: Limits | None = None,
-        budget: Budget | None = None,
     ) -> None:
         self._identity = identity
         self._secret = secret
         self._limits = limits
-        self._budget = budget if budget is not None else Budget()
         self._open: dict[str, Connection] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._closed = False
@@ -41,21 +39,37 @@ class Links:
         if found is not None and not found.closed:
             return found
         if self._closed:
-            raise ConnectionLost(f"not connecting to {address}: this peer is leaving")
+            raise self._leaving(address)
         lock = self._locks.setdefault(address, asyncio.Lock())
-        async with lock:
-            found = self._open.get(address)
-            if found is None or found.closed:
-                found = await connect(
-                    address,
-                    self._identity,
-                    self._secret,
-                    deadline=deadline,
-                    limits=self._limits,
-                    budget=self._budget,
-                )
-                self._open[address] = found
+        try:
+            async with asyncio.timeout(deadline), lock:
+                found = self._open.get(address)
+                if found is None or found.closed:
+                    found = await self._connect(address, deadline)
+        except TimeoutError:
+            raise Unreachable(
+                f"cannot reach {address}: no connection within {deadline:.1f} s; check that the "
+                "peer runs there"
+            ) from None
         return found
+
+    async def _connect(self, address: str, deadline: float) -> Connection:
+        made = await connect(
+            address, self._identity, self._secret, deadline=deadline, limits=self._limits
+        )
+        if self._closed:
+            await made.close()
+            raise self._leaving(address)
+        self._open[address] = made
+        made.add_close_callback(lambda: self._forget(address, made))
+        return made
+
+    def _forget(self, address: str, connection: Connection) -> None:
+        if self._open.get(address) is connection:
+            del self._open[address]
+
+    def _leaving(self, address: str) -> ConnectionLost:
+        return ConnectionLost(f"not connecting to {address}: this peer is leaving")
 
     async def request(
         self,
@@ -86,4 +100,4 @@ class Links:
     async def close(self) -> None:
         """Close all connections."""
         self._closed = True
-        await asyncio.gather(*(one.close() for one in self._open.values()))
+        await asyncio.gather(*(one.close() for one in list(self._open.values())))

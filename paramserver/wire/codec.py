@@ -97,7 +97,8 @@ def _encode(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         if value.dtype.str not in DTYPES:
             raise BadMessage(f"arrays of dtype {value.dtype} do not travel")
-        return msgpack_numpy.encode(np.ascontiguousarray(value) if value.ndim else value[()])
+        array = np.asarray(value)
+        return msgpack_numpy.encode(np.ascontiguousarray(array) if array.ndim else array[()])
     raise TypeError(f"{type(value).__name__} does not travel")
 
 
@@ -107,10 +108,10 @@ def _decode(value: dict[Any, Any]) -> Any:
         raise BadMessage("complex numbers do not travel")
     if b"nd" not in value:
         return value
-    dtype = DTYPES.get(value.get(b"type")) if isinstance(value.get(b"type"), str) else None
-    data = value.get(b"data")
+    name, data = value.get(b"type"), value.get(b"data")
+    dtype = DTYPES.get(name) if isinstance(name, str) else None
     if dtype is None or not isinstance(data, bytes):
-        raise BadMessage(f"an array of type {value.get(b'type')!r} is not allowed")
+        raise BadMessage(f"an array of type {name!r:.80} is not allowed")
     if value[b"nd"] is True:
         shape = value.get(b"shape")
         if set(value) != _ARRAY_KEYS or value[b"kind"] != b"":
@@ -120,7 +121,7 @@ def _decode(value: dict[Any, Any]) -> Any:
             or len(shape) > MOST_DIMENSIONS
             or not all(type(length) is int and length >= 0 for length in shape)
         ):
-            raise BadMessage(f"an array of shape {shape!r}")
+            raise BadMessage(f"an array of shape {shape!r:.80}")
         wanted = math.prod(shape) * dtype.itemsize
     elif value[b"nd"] is False:
         if set(value) != _SCALAR_KEYS:

@@ -13,6 +13,7 @@ from types import UnionType
 from typing import (
     Annotated,
     Any,
+    NotRequired,
     TypeVar,
     Union,
     dataclass_transform,
@@ -22,7 +23,7 @@ from typing import (
 )
 
 from pydantic import ConfigDict, Strict, TypeAdapter, ValidationError, with_config
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import TypedDict
 
 from paramserver.errors import BadMessage
 from paramserver.wire.codec import pack, unpack

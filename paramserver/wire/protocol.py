@@ -141,9 +141,8 @@ class Receiver:
         if self.stalled or self._views:
             return None
         place = self._place
-        if header.flags & _CHECKSUM and place is not None and not isinstance(place, Discard):
-            if checksum_of(place.views) != header.checksum:
-                raise BadFrame(f"the body of {header} was damaged on its way")
+        if place is not None and header.flags & _CHECKSUM and _is_damaged(place, header):
+            raise BadFrame(f"the body of {header} was damaged on its way")
         self._header = self._place = None
         return Frame(header, self._meta, place)
 
@@ -195,10 +194,10 @@ class Receiver:
         return header
 
     def _resize(self, size: int) -> None:
-        """Move what waits to the front of a scratch buffer of ``size`` bytes, or more if need be."""
+        """Move what waits to the front of a scratch buffer of ``size`` bytes."""
         waiting = bytes(self._view[self._start : self._stop])
         if size != len(self._scratch):
-            self._scratch = bytearray(max(size, len(waiting) + HEADER_SIZE))
+            self._scratch = bytearray(size)
             self._view = memoryview(self._scratch)
         self._view[: len(waiting)] = waiting
         self._start, self._stop = 0, len(waiting)
@@ -221,3 +220,7 @@ class Receiver:
         if self._filled == len(self._views[-1]):
             self._views.pop()
             self._filled = 0
+
+
+def _is_damaged(place: Place, header: Header) -> bool:
+    return not isinstance(place, Discard) and checksum_of(place.views) != header.checksum

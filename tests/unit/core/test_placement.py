@@ -58,7 +58,9 @@ def test_the_map_survives_json_and_names_primaries() -> None:
     assert again == placed
     assert again.run_primary() == PEERS[0]
     held = [again.held_by(peer.name, peer.incarnation)["r/model"] for peer in PEERS]
-    assert sorted(index for one in held for index in one) == list(range(len(slice_bounds(100_000)) - 1))
+    assert sorted(index for one in held for index in one) == list(
+        range(len(slice_bounds(100_000)) - 1)
+    )
     assert again.held_by("peer-0", 99) == {}
     assert again.without_run("r/model").tables == {}
     assert again.without_run("r/model").serial > again.serial

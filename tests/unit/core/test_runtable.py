@@ -120,8 +120,11 @@ def test_ssp_admits_within_the_bound_and_waits_for_nobody_without_a_lease() -> N
     assert table.admit(A, 2) == 0
     assert table.admit(A, 3) is None
     table.drop(B, "gone", 0.0)
-    assert table.admit(A, 3) == 0 or table.admit(A, 2) is not None
-    assert table.staleness.max <= 2 or not table.workers[A].lease
+    assert table.admit(A, 2) == 0
+    assert table.admit(A, 3) is None, "its own iterations count too"
+    table.report(report(A, ranges=[(fast.lease, 16, 16, 1.0, 1)]), 0.0)
+    assert table.admit(A, 3) == 3, "without a lease it waits for nobody"
+    assert table.staleness.max == 2
 
 
 def test_a_silent_worker_is_dropped_before_the_deadline_and_one_cut_off_sooner() -> None:

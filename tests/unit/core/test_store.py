@@ -1,0 +1,225 @@
+"""A shard's slices: versions that never change, parts in order, repeats that do nothing."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kernels.engine import open_engine
+from paramserver.applier import Applier
+from paramserver.errors import BadMessage, Evicted, Moved, NonFinite, Refused, UnknownTable
+from paramserver.spec import Rule, TableSpec
+from paramserver.store import Accepted, Floats, Shared, Slice, Store, Table, aligned, is_finite
+from paramserver.types import PeerId
+
+SIZE = 2100
+ADD = Rule(name="sgd", rate=((0, 1.0),))
+"""With rate 1, an update takes the gradient from the weights: sums of integers stay exact."""
+A, B = PeerId("a", 1), PeerId("b", 1)
+
+
+class Bench:
+    """A store with one table, and the applier's work done where it is asked for."""
+
+    def __init__(self, parts: int = 1, rule: Rule = ADD) -> None:
+        self.store = Store()
+        consistency: Any = "bsp" if parts > 1 else "asp"
+        spec = TableSpec(size=SIZE, rule=rule, consistency=consistency, parts=parts)
+        self.table: Table = self.store.adopt("t", spec, 1, [(0, 7), (1, 7), (2, 7)])
+        self.slices: list[Slice] = [self.store.find(self.table, index, 7) for index in range(3)]
+        start = 0
+        for held in self.slices:
+            assert self.store.initialise(held, np.zeros(held.size, np.float32))
+            start += held.size
+        assert start == SIZE
+        self.work = Applier(self.store, lambda: open_engine("numpy"))
+        self.work._engine = open_engine("numpy")
+        self.freed: list[int] = []
+
+    def memory(self, number: int = 0) -> Shared:
+        return Shared(lambda: self.freed.append(number))
+
+    def push(self, worker: PeerId, sequence: int, value: float, settled: int = 0) -> Accepted:
+        memory = self.memory(sequence)
+        accepted = self.store.accept(
+            self.table,
+            [(held, 0) for held in self.slices],
+            np.full(SIZE, value, np.float32),
+            memory,
+            worker=worker,
+            sequence=sequence,
+            settled=settled,
+            scale=1.0,
+        )
+        return accepted
+
+    def stage(self, clock: int, part: int, gradient: Floats, examples: int = 1) -> Accepted:
+        return self.store.stage(
+            self.table,
+            [(held, 0) for held in self.slices],
+            gradient,
+            self.memory(part),
+            worker=A,
+            clock=clock,
+            part=part,
+            examples=examples,
+        )
+
+    def finish(self, accepted: Accepted) -> None:
+        self.work._work(accepted.jobs)
+        for job in accepted.jobs:
+            self.store.finish(job)
+
+    def weights(self) -> Floats:
+        return np.concatenate([held.current.array for held in self.slices if held.current])
+
+
+def test_memory_for_slices_is_aligned_to_128_bytes() -> None:
+    assert all(aligned(count).ctypes.data % 128 == 0 for count in range(1, 40))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_one_number_that_is_not_finite_is_found(bad: float) -> None:
+    values = np.full(5000, 3e38, np.float32)
+    assert is_finite(values), "a sum that overflows is no proof"
+    values[4321] = bad
+    assert not is_finite(values)
+
+
+def test_a_push_is_applied_once_however_often_it_is_sent() -> None:
+    bench = Bench()
+    first = bench.push(A, 0, 1.0)
+    again = bench.push(A, 0, 1.0)
+    assert (len(first.jobs), again.joined, again.jobs) == (3, 3, [])
+    bench.finish(first)
+    assert (bench.weights() == -1).all()
+    late = bench.push(A, 0, 1.0)
+    assert (late.repeats, late.jobs) == (3, [])
+    assert bench.table.applied == 1
+    assert bench.table.repeated == 2
+    assert bench.freed == [0]
+
+
+def test_staleness_counts_the_updates_since_the_version_pulled() -> None:
+    bench = Bench()
+    assert bench.push(A, 0, 1.0).staleness == [0, 0, 0]
+    assert bench.push(B, 0, 1.0).staleness == [1, 1, 1]
+    assert bench.table.staleness.max == 1
+
+
+def test_a_version_being_sent_is_not_written_to_and_then_used_again() -> None:
+    bench = Bench()
+    pinned = bench.store.pin(bench.slices)
+    assert pinned is not None
+    before = [version.array for version in pinned]
+    for sequence in range(3):
+        bench.finish(bench.push(A, sequence, 1.0, sequence))
+    assert all((array == 0).all() for array in before)
+    assert (bench.weights() == -3).all()
+    bench.store.unpin(bench.table, pinned)
+    taken = bench.table.spares.take(before[0].size)
+    assert any(taken is array for array in before)
+
+
+def test_parts_are_summed_in_part_order_and_weighted_by_examples() -> None:
+    bench = Bench(parts=3)
+    pieces = [np.full(SIZE, value, np.float32) for value in (1e8, -1e8, 1.0)]
+    counts = (2, 1, 1)
+    for part in (2, 0):
+        accepted = bench.stage(0, part, pieces[part], counts[part])
+        bench.finish(accepted)
+        assert bench.slices[0].clock == 0
+        assert (bench.weights() == 0).all()
+    bench.finish(bench.stage(0, 1, pieces[1], counts[1]))
+    # (1e8 − 1e8) + 1 is 1; in another order float32 loses the 1.
+    assert (bench.weights() == -0.25).all()
+    assert [held.clock for held in bench.slices] == [1, 1, 1]
+    assert sorted(bench.freed) == [0, 1, 2]
+
+
+def test_the_first_copy_of_a_part_counts_and_one_of_a_closed_clock_does_nothing() -> None:
+    bench = Bench(parts=2)
+    bench.finish(bench.stage(0, 0, np.ones(SIZE, np.float32)))
+    again = bench.stage(0, 0, np.full(SIZE, 9, np.float32))
+    assert (again.repeats, again.jobs) == (3, [])
+    bench.finish(bench.stage(0, 1, np.ones(SIZE, np.float32)))
+    late = bench.stage(0, 1, np.full(SIZE, 9, np.float32))
+    assert (late.repeats, late.jobs) == (3, [])
+    assert (bench.weights() == -1).all()
+    with pytest.raises(Refused, match="clock 3"):
+        bench.stage(3, 0, np.ones(SIZE, np.float32))
+    with pytest.raises(BadMessage, match="part 2 of a clock that has 2"):
+        bench.stage(1, 2, np.ones(SIZE, np.float32))
+
+
+def test_slices_elsewhere_or_under_another_epoch_are_refused_with_what_is_known() -> None:
+    bench = Bench()
+    with pytest.raises(Moved, match="here under chain epoch 7, asked for under 6") as caught:
+        bench.store.find(bench.table, 1, 6)
+    assert caught.value.detail == {"table": "t", "index": 1, "epoch": 7}
+    with pytest.raises(Moved, match="not here"):
+        bench.store.find(bench.table, 9, 7)
+    with pytest.raises(UnknownTable, match="'other'"):
+        bench.store.table("other")
+
+
+def test_an_evicted_worker_is_refused_also_by_slices_that_come_later() -> None:
+    bench = Bench()
+    bench.finish(bench.push(A, 0, 1.0))
+    assert bench.store.evict(A) == 0
+    with pytest.raises(Evicted):
+        bench.push(A, 1, 1.0)
+    bench.store.adopt("late", TableSpec(size=10), 1, [(0, 1)])
+    held = bench.store.find(bench.store.table("late"), 0, 1)
+    with pytest.raises(Evicted):
+        held.ledger.judge(A, 0, 0)
+
+
+def test_first_weights_are_set_once_and_must_be_finite() -> None:
+    bench = Bench()
+    held = bench.slices[0]
+    assert not bench.store.initialise(held, np.ones(held.size, np.float32))
+    bench.store.adopt("other", TableSpec(size=10), 1, [(0, 1)])
+    fresh = bench.store.find(bench.store.table("other"), 0, 1)
+    assert bench.store.pin([fresh]) is None
+    with pytest.raises(NonFinite):
+        bench.store.initialise(fresh, np.full(10, np.nan, np.float32))
+
+
+def test_another_attempt_of_a_table_begins_empty() -> None:
+    bench = Bench()
+    again = bench.store.adopt("t", bench.table.spec, 2, [(0, 8)])
+    assert again is not bench.table
+    assert again.slices[0].current is None
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6))
+def test_integer_pushes_sum_exactly_under_repeats_and_any_batching(seed: int) -> None:
+    """Pushes of several workers, repeated at random, applied in batches of random size."""
+    chance = random.Random(seed)
+    bench = Bench()
+    waiting: list[Accepted] = []
+    total = 0
+    sent: dict[PeerId, int] = {A: 0, B: 0}
+    for _ in range(60):
+        worker = chance.choice([A, B])
+        if sent[worker] and chance.random() < 0.3:
+            repeat = bench.push(worker, sent[worker] - 1, 1000.0)
+            assert repeat.jobs == []
+        else:
+            value = chance.randrange(10)
+            total += value
+            waiting.append(bench.push(worker, sent[worker], float(value)))
+            sent[worker] += 1
+        if chance.random() < 0.4:
+            jobs = [job for accepted in waiting for job in accepted.jobs]
+            waiting.clear()
+            bench.finish(Accepted(jobs=jobs))
+    bench.finish(Accepted(jobs=[job for accepted in waiting for job in accepted.jobs]))
+    assert (bench.weights() == -total).all()
