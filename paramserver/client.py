@@ -156,14 +156,14 @@ class TableClient:
 
     # Pulls
 
-    async def pull(self) -> Floats:
-        """Pull the whole table and return it as a new array.
+    async def pull(self, *, clock: int | None = None) -> Floats:
+        """Pull the whole table, in bsp once ``clock`` has begun, and return it as a new array.
 
         Raises:
             DeadlineExceeded: a primary has no weights yet, or did not answer, in time.
         """
         copy = Copy(self.size)
-        if not await self.pull_into(copy, clock=None, deadline=self._deadline):
+        if not await self.pull_into(copy, clock=clock, deadline=self._deadline):
             raise DeadlineExceeded(
                 f"table {self.name!r} has no weights after {self._deadline:g} s: "
                 "nobody has set them; see initialise()"

@@ -475,7 +475,12 @@ class RunTable:
             else:
                 return None
         span = worker.lease.span
-        return Evaluate(worker.lease.number, span.start, span.stop)
+        return Evaluate(worker.lease.number, span.start, span.stop, self.final_clock)
+
+    @property
+    def final_clock(self) -> int | None:
+        """The clock whose weights are the newest in bsp; None in ssp and asp, where now is newest."""
+        return self.clock if self.spec.table.consistency == "bsp" else None
 
     def _range_evaluated(
         self, worker: Worker, number: int, examples: int, loss: float, correct: int, now: float
@@ -651,6 +656,7 @@ class RunTable:
             "epochs": self.epochs_done,
             "epochs_wanted": self.spec.epochs,
             "clock": self.clock,
+            "final_clock": self.final_clock,
             "steps": self.steps,
             "examples": self.examples,
             "examples_wanted": self.spec.examples * self.spec.epochs,

@@ -119,7 +119,7 @@ class Driver:
             state = await self._follow(result)
             result.take(state)
             if result.status in ("done", "stopped") and result.steps:
-                await self._keep_model()
+                await self._keep_model(state["final_clock"])
         finally:
             await self._withdraw()
         return result
@@ -172,7 +172,7 @@ class Driver:
             ) from error
         return began
 
-    async def _keep_model(self) -> None:
+    async def _keep_model(self, clock: int | None) -> None:
         table = TableClient(
             self._peer.links,
             self._peer.maps,
@@ -180,7 +180,7 @@ class Driver:
             self._peer.me,
             deadline=self._deadline,
         )
-        weights = await table.pull()
+        weights = await table.pull(clock=clock)
         layout = [(one.name, one.offset, one.shape) for one in self._plan.model.layout]
         recipe = json.dumps(self._plan.recipe.dump())
         await asyncio.get_running_loop().run_in_executor(

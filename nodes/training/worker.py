@@ -374,7 +374,7 @@ class RunWorker:
         if self._front_clock != FINAL:
             self._forget_prefetch()
             while not await self._table.pull_into(
-                self._back, clock=None, deadline=self._spec.deadline
+                self._back, clock=work.clock, deadline=self._spec.deadline
             ):
                 pass
             self._front, self._back = self._back, self._front

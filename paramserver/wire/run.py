@@ -82,11 +82,15 @@ class Range:
 
 @message(102)
 class Evaluate:
-    """Work: evaluate test examples ``[start, stop)`` with the weights as they now are."""
+    """Work: evaluate test examples ``[start, stop)`` with the weights that the run ended with.
+
+    These are, in bsp, the weights at the beginning of ``clock``; else those of now.
+    """
 
     lease: int
     start: int
     stop: int
+    clock: int | None
 
 
 @message(103)

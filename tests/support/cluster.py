@@ -73,11 +73,11 @@ class Cluster:
         weights: list[Floats] = []
 
         class Keeper(Driver):
-            async def _keep_model(self) -> None:
+            async def _keep_model(self, clock: int | None) -> None:
                 table = TableClient(
                     self._peer.links, self._peer.maps, spec.table_name, self._peer.me, deadline=10.0
                 )
-                weights.append(await table.pull())
+                weights.append(await table.pull(clock=clock))
 
         await Keeper(plan, spec, self.host, output, progress).run(result)
         return result, weights[0] if weights else aligned(0)
