@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -42,6 +43,21 @@ def test_dedicated_shards_and_workers(tmp_path: Path, consistency: str) -> None:
     assert result["examples"] == 40 * 120
     assert result["peers"] == 3
     assert result["accuracy"] >= 0.8
+
+
+def test_bsp_gives_the_same_file_with_any_topology(tmp_path: Path) -> None:
+    seen = set()
+    for topology in (["--peers", "1"], ["--peers", "3"], ["--shards", "2", "--workers", "2"]):
+        done = run(
+            *("nodes", "train", "digits", "--json", "--epochs", "2", "--set", "train.parts=4"),
+            *("--output", "out", *topology),
+            cwd=tmp_path,
+        )
+        assert done.returncode == 0, done.stderr
+        tensors = load_file(tmp_path / "out" / "model.safetensors")
+        weights = b"".join(tensors[name].tobytes() for name in sorted(tensors))
+        seen.add((hashlib.sha256(weights).hexdigest(), json.loads(done.stdout)["test_loss"]))
+    assert len(seen) == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
