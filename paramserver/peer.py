@@ -379,12 +379,13 @@ class Peer:
         if self._coordinator is None:
             return None
         seen = self._coordinator.describe()
+        leader = self._coordinator.leader()
         return {
             "kind": "embedded",
             "host": seen["host"],
             "state": seen["state"],
             "leader": seen["leader"],
-            "term": seen["leader_term"],
+            "term": [leader.term.generation, leader.term.czxid] if leader is not None else None,
             "is_leader": seen["leads"],
         }
 
