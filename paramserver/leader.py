@@ -8,16 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 
 from pydantic import ValidationError
 
 from paramserver.coordination.coordinator import Coordinator
-from paramserver.errors import BadVersion, Fenced, NotReady, StoreError
-from paramserver.mapview import MapView
+from paramserver.errors import (
+    BadVersion,
+    Fenced,
+    NotReady,
+    Refused,
+    RequestFailed,
+    StoreError,
+)
 from paramserver.membership import Present, View, decide, shards_of
 from paramserver.placement import ClusterMap, Member, parse_map
 from paramserver.spec import RunSpec, TableSpec
+from paramserver.transport.links import Links
 from paramserver.waiting import Changes
+from paramserver.wire.run import Follow
 
 log = logging.getLogger(__name__)
 
@@ -27,9 +36,10 @@ LOOK_AGAIN = 1.0
 class Leader:
     """Leads while this peer's term lasts; idle otherwise."""
 
-    def __init__(self, coordinator: Coordinator, view: MapView) -> None:
+    def __init__(self, coordinator: Coordinator, links: Links, *, deadline: float) -> None:
         self._coordinator = coordinator
-        self._view = view
+        self._links = links
+        self._deadline = deadline
         self._changes = Changes()
         self._dirty = True
         self._lock = asyncio.Lock()
@@ -66,8 +76,10 @@ class Leader:
         async with self._lock:
             view, version = await self._look()
             decision = decide(view)
+            for run in decision.forget:
+                await self._coordinator.drop_outcome(run)
             for run, outcome in decision.outcomes.items():
-                log.error("run %s ends: %s", run, outcome["error"])
+                log.warning("run %s ends: %s", run, outcome.get("error", outcome["status"]))
                 await self._coordinator.put_outcome(run, outcome)
             if decision.map is not None:
                 await self._write(decision.map, version)
@@ -118,8 +130,24 @@ class Leader:
         }
         placed = parse_map(document) if document is not None else ClusterMap()
         outcomes = frozenset(await self._coordinator.outcomes())
-        return View(present, placed, runs, outcomes), version
+        view = View(present, placed, runs, outcomes)
+        if placed.run is not None and view.waiting:
+            view = replace(view, finished=await self._has_finished(placed))
+        return view, version
+
+    async def _has_finished(self, placed: ClusterMap) -> bool:
+        """Ask the run table whether its run has ended."""
+        primary = placed.run_primary()
+        assert placed.run is not None
+        assert primary is not None
+        try:
+            reply = await self._links.request(
+                primary.address, Follow(run=placed.run.name, after=-1), deadline=self._deadline
+            )
+        except (RequestFailed, Refused) as error:
+            log.info("cannot tell whether run %s has finished: %s", placed.run.name, error)
+            return False
+        return bool(reply.message.state["phase"] == "finished")
 
     async def _write(self, placed: ClusterMap, version: int) -> None:
         await self._coordinator.put_map(placed.dump(), version)
-        self._view.offer(placed)

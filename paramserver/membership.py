@@ -20,20 +20,31 @@ class Present:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """All that a leader looks at: who is there, the map, the runs asked for and those ended."""
+    """All that a leader looks at: who is there, the map, the runs asked for and those ended.
+
+    ``finished`` says that the run under way has ended, as its run table tells.
+    """
 
     present: Mapping[str, Present]
     map: ClusterMap
     runs: Mapping[str, RunSpec]
     outcomes: frozenset[str] = frozenset()
+    finished: bool = False
+
+    @property
+    def waiting(self) -> list[str]:
+        """The runs asked for that have neither begun nor ended."""
+        current = self.map.run.name if self.map.run is not None else None
+        return sorted(name for name in self.runs if name not in self.outcomes and name != current)
 
 
 @dataclass(slots=True)
 class Decision:
-    """What a leader writes: a new map, and outcomes of runs that cannot go on."""
+    """What a leader writes: a new map, outcomes of runs that ended, and those to forget."""
 
     map: ClusterMap | None = None
     outcomes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    forget: list[str] = field(default_factory=list)
 
 
 def shards_of(view: View) -> list[Member]:
@@ -50,31 +61,37 @@ def workers_of(view: View) -> list[Member]:
 
 def decide(view: View) -> Decision:
     """Decide what to change; an empty decision where all is as it should be."""
-    if view.map.run is not None:
-        return _keep(view)
-    return _begin(view)
+    decision = _keep(view) if view.map.run is not None else _begin(view)
+    decision.forget = sorted(view.outcomes - set(view.runs))
+    return decision
 
 
 def _begin(view: View) -> Decision:
     """Start the first run asked for that has enough members."""
     shards, workers = shards_of(view), workers_of(view)
-    for name in sorted(view.runs):
+    for name in view.waiting:
         spec = view.runs[name]
-        if name in view.outcomes:
-            continue
         if len(shards) >= spec.min_shards and len(workers) >= spec.min_workers:
             return Decision(map=view.map.with_run(spec, shards))
     return Decision()
 
 
 def _keep(view: View) -> Decision:
-    """End the run under way where it was withdrawn, or where slices of it are lost."""
+    """End the run under way where it was withdrawn, is lost, or stands in another's way.
+
+    A run that has finished keeps its weights until its driver has fetched them and withdraws it, or,
+    if the driver is gone, until another run is asked for.
+    """
     run = view.map.run
     assert run is not None
     spec = view.runs.get(run.name)
     table = f"{run.name}/model"
     if spec is None or run.name in view.outcomes:
         return Decision(map=view.map.without_run(table))
+    if view.finished and view.waiting and not _is_here(view, spec.driver):
+        return Decision(
+            map=view.map.without_run(table), outcomes={run.name: {"status": "finished"}}
+        )
     lost = _lost(view, table)
     if not lost:
         return Decision()
@@ -95,6 +112,11 @@ def _keep(view: View) -> Decision:
         map=view.map.without_run(table),
         outcomes={run.name: {"status": "failed", "error": error, "exit_code": 75}},
     )
+
+
+def _is_here(view: View, peer: tuple[str, int] | None) -> bool:
+    here = view.present.get(peer[0]) if peer is not None else None
+    return here is not None and peer is not None and here.member.incarnation == peer[1]
 
 
 def _lost(view: View, table: str) -> dict[Member, list[int]]:

@@ -209,7 +209,7 @@ class Peer:
             group.create_task(self._follow_map(group)),
         ]
         if self._candidate:
-            self._leader = Leader(coordinator, self.view)
+            self._leader = Leader(coordinator, self.links, deadline=self._deadline)
             coordinator.subscribe(self._leader.look_again)
             tasks.append(group.create_task(self._leader.run()))
         if self._applier is not None:
@@ -237,9 +237,9 @@ class Peer:
             if document is None:
                 continue
             placed = parse_map(document)
-            self.view.offer(placed)
             if self._shard is not None:
                 self._shard.adopt(placed)
+            self.view.offer(placed)
             await self._tend_run(placed, group)
 
     async def _tend_run(self, placed: ClusterMap, group: asyncio.TaskGroup) -> None:

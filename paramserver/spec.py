@@ -61,7 +61,7 @@ class RunSpec(Frozen):
     """One training run as the cluster sees it.
 
     ``batch_size`` is the global minibatch of one clock in bsp, one push's minibatch otherwise.
-    Times are in seconds.
+    Times are in seconds. ``driver`` is the peer (name, incarnation) that fetches the result.
     """
 
     name: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9._-]+$")]
@@ -78,6 +78,7 @@ class RunSpec(Frozen):
     min_shards: Annotated[int, Field(gt=0)] = 1
     deadline: Annotated[float, Field(gt=0)] = 10.0
     lost_after: Annotated[float, Field(gt=0)] = 60.0
+    driver: tuple[str, int] | None = None
     recipe: dict[str, Any] = Field(default_factory=dict)
 
     @property

@@ -92,7 +92,7 @@ class Driver:
         lost: Callable[[], None] = lambda: None,
     ) -> None:
         self._plan = plan
-        self._spec = spec
+        self._spec = spec.model_copy(update={"driver": tuple(peer.me)})
         self._peer = peer
         self._output = output
         self._progress = progress

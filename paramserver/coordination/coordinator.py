@@ -162,6 +162,14 @@ class Coordinator:
         """
         return await self._values(self._layout.outcomes)
 
+    async def drop_outcome(self, run: str) -> None:
+        """Forget how a run ended.
+
+        Raises:
+            Unavailable
+        """
+        await self.documents.drop(self._layout.outcome(run))
+
     # The map
 
     async def get_map(self) -> tuple[dict[str, Any] | None, int]:

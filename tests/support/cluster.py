@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -81,6 +82,31 @@ class Cluster:
 
         await Keeper(plan, spec, self.host, output, progress).run(result)
         return result, weights[0] if weights else aligned(0)
+
+
+    @contextlib.asynccontextmanager
+    async def another_worker(self, name: str, *, after_start_of: str) -> AsyncIterator[None]:
+        """Start one more worker once a run is under way, and end it with the context."""
+
+        async def join() -> None:
+            view = self.host.view
+            await view.changes.until(lambda: view.map.run is not None, 10.0)
+            assert view.map.run is not None
+            assert view.map.run.name == after_start_of
+            role = WorkerRole("numpy")
+            peer = Peer(
+                self.host.config, new_identity(name), SECRET, role=role, join=self.host.address
+            )
+            async with peer.running():
+                await ended.wait()
+
+        ended = asyncio.Event()
+        task = asyncio.ensure_future(join())
+        try:
+            yield
+        finally:
+            ended.set()
+            await task
 
 
 @contextlib.asynccontextmanager

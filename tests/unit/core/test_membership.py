@@ -43,6 +43,29 @@ def test_runs_wait_for_their_turn_and_ended_ones_are_not_begun_again() -> None:
     assert second.run.name == "s"
 
 
+def test_a_finished_run_makes_way_only_when_another_waits() -> None:
+    here = present(a="shard worker", b="worker")
+    placed = ClusterMap().with_run(RUN, [member("a")])
+    assert decide(View(here, placed, {"r": RUN}, finished=True)).map is None
+    runs = {"r": RUN, "s": RUN.model_copy(update={"name": "s"})}
+    assert decide(View(here, placed, runs)).map is None
+    driven = {**runs, "r": RUN.model_copy(update={"driver": ("b", 1)})}
+    assert decide(View(here, placed, driven, finished=True)).map is None, "b fetches the result"
+    decision = decide(View(here, placed, runs, finished=True))
+    assert decision.map is not None
+    assert decision.map.run is None
+    assert decision.outcomes == {"r": {"status": "finished"}}
+    begun = decide(View(here, decision.map, runs, frozenset({"r"}))).map
+    assert begun is not None
+    assert begun.run is not None
+    assert begun.run.name == "s"
+
+
+def test_outcomes_of_runs_that_nobody_asks_for_any_more_are_forgotten() -> None:
+    decision = decide(View({}, ClusterMap(), {}, frozenset({"old"})))
+    assert decision.forget == ["old"]
+
+
 def test_a_withdrawn_run_leaves_the_map() -> None:
     here = present(a="shard worker", b="worker")
     placed = ClusterMap().with_run(RUN, [member("a")])

@@ -1,0 +1,56 @@
+"""Runs of one cluster, one after another, and what becomes of those without a driver."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from paramserver.config import ClusterConfig, PeerConfig
+from paramserver.console import new_identity
+from paramserver.peer import Peer
+from tests.support.cluster import SECRET, cluster, plan_of, recipe_of
+
+
+async def test_a_cluster_works_on_one_run_after_the_other(tmp_path: Path) -> None:
+    async with cluster(both=2) as running:
+        for consistency in ("bsp", "asp", "ssp"):
+            plan = plan_of(recipe_of(consistency=consistency, train__epochs=1))
+            spec = plan.spec(workers=2, min_workers=2, min_shards=2)
+            result, weights = await running.train(plan, spec, tmp_path, lambda _: None)
+            assert (result.status, result.examples) == ("done", 1438)
+            assert len(weights) == plan.model.size
+        for peer in running.peers:
+            await peer.view.changes.until(lambda peer=peer: not peer.view.map.tables, 5.0)
+            assert not peer.store.tables, "slices of runs that are over are let go"
+
+
+async def test_a_run_whose_driver_died_makes_way_for_the_next(tmp_path: Path) -> None:
+    async with cluster(both=2) as running:
+        plan = plan_of(recipe_of(train__epochs=1))
+        spec = plan.spec(workers=2, min_workers=2, min_shards=2)
+        config = PeerConfig(cluster=ClusterConfig(deadline=4.0))
+        driver = Peer(
+            config, new_identity("driver"), SECRET, join=running.host.address, candidate=False
+        )
+        async with driver.running():
+            orphan = spec.model_copy(update={"driver": tuple(driver.me)})
+            await driver.coordinator.put_config(orphan.name, orphan.model_dump(mode="json"))
+            view = running.host.view
+            assert await view.changes.until(lambda: view.map.run is not None, 5.0)
+        plan = plan_of(recipe_of(train__epochs=1))
+        spec = plan.spec(workers=2, min_workers=2, min_shards=2)
+        result, _ = await running.train(plan, spec, tmp_path, lambda _: None)
+        assert (result.status, result.examples) == ("done", 1438)
+
+
+async def test_a_worker_that_joins_in_mid_run_gets_work(tmp_path: Path) -> None:
+    async with cluster(both=1) as running:
+        plan = plan_of(recipe_of(consistency="asp", train__epochs=30, train__batch_size=16))
+        spec = plan.spec(workers=1, min_workers=1, min_shards=1)
+        seen: set[str] = set()
+        async with running.another_worker("late", after_start_of=plan.run):
+            result, _ = await running.train(
+                plan, spec, tmp_path, lambda state: seen.update(state["workers"])
+            )
+        assert result.status == "done"
+        assert result.examples == 30 * 1438
+        assert seen == {"peer-0", "late"}
