@@ -84,11 +84,10 @@ def repeated(data: bytes, count: int) -> bytes:
 
 
 contents = st.one_of(
-    st.binary(max_size=50), st.builds(repeated, st.binary(min_size=1, max_size=3), st.integers(1, 30_000))
+    st.binary(max_size=50),
+    st.builds(repeated, st.binary(min_size=1, max_size=3), st.integers(1, 30_000)),
 )
-frames = st.builds(
-    Sent, st.integers(1, 5), contents, contents, st.booleans(), st.booleans()
-)
+frames = st.builds(Sent, st.integers(1, 5), contents, contents, st.booleans(), st.booleans())
 steps = st.lists(st.one_of(st.integers(1, 64), st.integers(1, 70_000)), min_size=1, max_size=20)
 
 
@@ -234,8 +233,7 @@ plain = st.recursive(
     | st.text(st.characters(exclude_categories=["Cs"]))
     | st.binary(),
     lambda inner: (
-        st.lists(inner)
-        | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner)
+        st.lists(inner) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner)
     ),
     max_leaves=20,
 )

@@ -83,7 +83,6 @@ class Cluster:
         await Keeper(plan, spec, self.host, output, progress).run(result)
         return result, weights[0] if weights else aligned(0)
 
-
     @contextlib.asynccontextmanager
     async def another_worker(self, name: str, *, after_start_of: str) -> AsyncIterator[None]:
         """Start one more worker once a run is under way, and end it with the context."""

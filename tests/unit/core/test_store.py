@@ -46,7 +46,7 @@ class Bench:
 
     def push(self, worker: PeerId, sequence: int, value: float, settled: int = 0) -> Accepted:
         memory = self.memory(sequence)
-        accepted = self.store.accept(
+        return self.store.accept(
             self.table,
             [(held, 0) for held in self.slices],
             np.full(SIZE, value, np.float32),
@@ -56,7 +56,6 @@ class Bench:
             settled=settled,
             scale=1.0,
         )
-        return accepted
 
     def stage(self, clock: int, part: int, gradient: Floats, examples: int = 1) -> Accepted:
         return self.store.stage(

@@ -47,7 +47,9 @@ def test_idle_memory_is_bounded() -> None:
     for memory in taken:
         assert memory is not None
         memory.release()
-    assert repr(budget) == f"<Budget 0 of {budget.total} bytes held, {10 * SMALLEST} idle, 0 waiting>"
+    assert (
+        repr(budget) == f"<Budget 0 of {budget.total} bytes held, {10 * SMALLEST} idle, 0 waiting>"
+    )
 
 
 def test_no_more_is_held_than_the_total_but_for_one_that_is_larger() -> None:

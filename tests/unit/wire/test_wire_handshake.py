@@ -126,7 +126,13 @@ def test_every_word_of_the_hello_is_under_the_proof(change: dict[str, object]) -
 
 @pytest.mark.parametrize(
     "change",
-    [{"name": "shard-9"}, {"incarnation": 1}, {"role": "x"}, {"nonce": bytes(NONCE)}, {"proof": b""}],
+    [
+        {"name": "shard-9"},
+        {"incarnation": 1},
+        {"role": "x"},
+        {"nonce": bytes(NONCE)},
+        {"proof": b""},
+    ],
     ids=str,
 )
 def test_every_word_of_the_challenge_is_under_the_proof(change: dict[str, object]) -> None:
