@@ -68,7 +68,7 @@ def run_snapshot() -> dict[str, Any]:
             "",
             True,
             parts=[(0, 0, 16, 8.0, 12), (0, 1, 16, 24.0, 4)],
-            pushes=(2, 1, 0),
+            pushes=(0, 1, 0),
         ),
         2.0,
     )
