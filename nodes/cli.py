@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from functools import partial
 from pathlib import Path
@@ -108,12 +109,15 @@ def train(
         raise
     finally:
         result.total_seconds = time.monotonic() - began
+        result.write()
         if json_:
             print(result.line(), flush=True)
+        elif signals:
+            _tell(result)
+        for got in signals:
+            got.reraise()
     if not json_:
         _tell(result)
-    for got in signals:
-        got.reraise()
     if result.status == "failed":
         raise _failed(result)
 
@@ -158,10 +162,16 @@ def _train(
     async def main() -> None:
         drivers: list[Driver] = []
 
+        me = asyncio.current_task()
+        assert me is not None
+
         def asked(reason: str) -> None:
             say("stopping in good order; once more to stop at once")
-            for driver in drivers:
-                driver.stop(reason)
+            if any(driver.begun for driver in drivers):
+                for driver in drivers:
+                    driver.stop(reason)
+            else:
+                me.cancel()
 
         handler = Signals(asked)
         handler.install()
@@ -171,11 +181,13 @@ def _train(
                 await train_locally(plan, result, folder, progress, drivers.append)
             else:
                 await train_joined(plan, result, folder, progress, drivers.append, join)
+        except asyncio.CancelledError:
+            if handler.got is None:
+                raise
+            result.status, result.error = "stopped", "stopped before the run had begun"
         finally:
             if handler.got is not None:
                 signals.append(handler)
-            for driver in drivers:
-                driver.write_result(result)
 
     run_loop(main())
 

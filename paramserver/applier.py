@@ -70,6 +70,8 @@ class Applier:
                 for batch in batches:
                     if not batch.done.done():
                         batch.done.set_result(None)
+                batches.clear()  # while idle nothing is held
+                jobs.clear()
         finally:
             for batch in self._queue:
                 batch.done.cancel()

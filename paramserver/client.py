@@ -142,6 +142,14 @@ class TableClient:
         """The number of elements of the table."""
         return self._route()[0].spec.size
 
+    def check(self) -> None:
+        """Look the table up.
+
+        Raises:
+            UnknownTable: there is none of that name; the text lists those there are.
+        """
+        self._route()
+
     def _route(self) -> tuple[TableEntry, list[Group]]:
         placed = self._source.view.map
         if self._routed is None or self._routed[0] != placed.serial:
@@ -280,6 +288,11 @@ class TableClient:
                 attempt=entry.attempt,
             )
             answer: Pushed = reply.message
+            if not answer.committed:
+                raise DeadlineExceeded(
+                    f"push {sequence} to table {self.name!r} is still in work at "
+                    f"{group.member.name}, {group.member.address}"
+                )
             return answer
 
         until = asyncio.get_running_loop().time() + self._deadline

@@ -8,6 +8,8 @@ from itertools import pairwise
 
 from paramserver.types import Span
 
+EXACT = 64
+
 
 def admitted(clock: int, staleness: int, active: Iterable[int]) -> bool:
     """Say whether a worker at ``clock`` may pull under SSP with bound ``staleness``.
@@ -26,34 +28,32 @@ def cut(span: Span, parts: int) -> tuple[Span, ...]:
 
 
 class Histogram:
-    """Counts of small non-negative integers, with their mean and maximum."""
+    """Counts of non-negative integers, with their exact mean and maximum.
+
+    Values of 64 and more are counted by powers of two, so its size is bounded.
+    """
 
     def __init__(self) -> None:
-        self.counts: Counter[int] = Counter()
+        self._counts: Counter[int] = Counter()
+        self._sum = 0
+        self.total = 0
+        self.max = 0
 
     def __repr__(self) -> str:
         return f"<Histogram of {self.total}: mean {self.mean:.2f}, max {self.max}>"
 
-    def add(self, value: int, times: int = 1) -> None:
-        """Count ``value``, ``times`` times."""
-        self.counts[value] += times
-
-    @property
-    def total(self) -> int:
-        """How many values were counted."""
-        return sum(self.counts.values())
+    def add(self, value: int) -> None:
+        """Count ``value``."""
+        self._counts[value if value < EXACT else 1 << (value.bit_length() - 1)] += 1
+        self._sum += value
+        self.total += 1
+        self.max = max(self.max, value)
 
     @property
     def mean(self) -> float:
         """The mean of the values, 0 where there are none."""
-        total = self.total
-        return sum(value * n for value, n in self.counts.items()) / total if total else 0.0
-
-    @property
-    def max(self) -> int:
-        """The largest value, 0 where there are none."""
-        return max(self.counts, default=0)
+        return self._sum / self.total if self.total else 0.0
 
     def dump(self) -> dict[str, int]:
-        """Return the counts by value, as JSON-able values."""
-        return {str(value): n for value, n in sorted(self.counts.items())}
+        """Return the counts by value, from 64 on by the power of two below it, as JSON-able values."""
+        return {str(value): n for value, n in sorted(self._counts.items())}

@@ -56,8 +56,9 @@ class ClusterConfig(Section):
     """How peers find each other, how many a local cluster starts, and how long anybody waits.
 
     ``peers`` is how many with both roles the launcher starts, 2 unless ``shards`` and ``workers``
-    are given. ``deadline`` bounds any one request. ``host`` and ``port`` are what a peer listens on
-    (port 0: any free one), ``advertise`` the host name that it tells others instead.
+    are given. ``deadline`` bounds any one request; a run that nobody works on, or that cannot be
+    reached, ends after ``lost_after``. ``host`` and ``port`` are what a peer listens on (port 0: any
+    free one), ``advertise`` the host name that it tells others instead.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] = "local"
@@ -67,6 +68,7 @@ class ClusterConfig(Section):
     replicas: Positive = 1
     min_workers: Positive = 1
     deadline: Seconds = 10.0
+    lost_after: Seconds = 60.0
     session_timeout: Seconds = SESSION_TIMEOUT
     host: Text = "127.0.0.1"
     port: Port = 0

@@ -31,15 +31,15 @@ from paramserver.wire.run import Follow
 log = logging.getLogger(__name__)
 
 LOOK_AGAIN = 1.0
+PROBE_DEADLINE = 2.0
 
 
 class Leader:
     """Leads while this peer's term lasts; idle otherwise."""
 
-    def __init__(self, coordinator: Coordinator, links: Links, *, deadline: float) -> None:
+    def __init__(self, coordinator: Coordinator, links: Links) -> None:
         self._coordinator = coordinator
         self._links = links
-        self._deadline = deadline
         self._changes = Changes()
         self._dirty = True
         self._lock = asyncio.Lock()
@@ -74,6 +74,9 @@ class Leader:
 
     async def _govern(self) -> None:
         async with self._lock:
+            members = self._coordinator.members
+            if members.mine is None or members.mine.name not in members.current:
+                return  # the view of the members is not there yet
             view, version = await self._look()
             decision = decide(view)
             for run in decision.forget:
@@ -98,7 +101,7 @@ class Leader:
             entry = view.map.tables.get(name)
             if entry is not None:
                 if entry.spec != spec:
-                    raise NotReady(
+                    raise Refused(
                         f"table {name!r} exists with another specification ({entry.spec.size} "
                         f"elements, rule {entry.spec.rule.name}): choose another name"
                     )
@@ -142,7 +145,7 @@ class Leader:
         assert primary is not None
         try:
             reply = await self._links.request(
-                primary.address, Follow(run=placed.run.name, after=-1), deadline=self._deadline
+                primary.address, Follow(run=placed.run.name, after=-1), deadline=PROBE_DEADLINE
             )
         except (RequestFailed, Refused) as error:
             log.info("cannot tell whether run %s has finished: %s", placed.run.name, error)
@@ -151,3 +154,4 @@ class Leader:
 
     async def _write(self, placed: ClusterMap, version: int) -> None:
         await self._coordinator.put_map(placed.dump(), version)
+        self.look_again()

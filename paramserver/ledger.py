@@ -44,7 +44,7 @@ class Ledger:
         return f"<Ledger of {len(self._windows)} workers, {len(self._evicted)} evicted>"
 
     def judge(self, worker: PeerId, sequence: int, settled: int) -> Verdict:
-        """Judge a push and, where it is new, note it as in work.
+        """Judge a push, and change nothing: `begin` takes a new one.
 
         Raises:
             Evicted: this incarnation was dropped.
@@ -52,7 +52,7 @@ class Ledger:
         """
         if worker in self._evicted:
             raise Evicted(f"{worker} was dropped from the run: its pushes are refused")
-        window = self._windows.setdefault(worker, _Window())
+        window = self._windows.get(worker, _Window())
         if sequence < window.settled:
             raise StaleSequence(
                 f"push {sequence} of {worker} is below {window.settled}, where all is settled"
@@ -61,17 +61,22 @@ class Ledger:
             return Verdict.IN_WORK
         if sequence in window.applied:
             return Verdict.APPLIED
+        beyond = sequence - max(window.settled, settled)
+        if beyond >= WINDOW:
+            raise StaleSequence(
+                f"push {sequence} of {worker} is {beyond} beyond what is settled; at most {WINDOW} "
+                "may be open"
+            )
+        return Verdict.NEW
+
+    def begin(self, worker: PeerId, sequence: int, settled: int) -> None:
+        """Take a new push: it is in work from now on."""
+        window = self._windows.setdefault(worker, _Window())
         if settled > window.settled:
             window.settled = settled
             window.applied = {seen for seen in window.applied if seen >= settled}
-        if sequence - window.settled >= WINDOW:
-            raise StaleSequence(
-                f"push {sequence} of {worker} is {sequence - window.settled} beyond what is "
-                f"settled; at most {WINDOW} may be open"
-            )
         window.in_work.add(sequence)
         window.highest = max(window.highest, sequence)
-        return Verdict.NEW
 
     def finish(self, worker: PeerId, sequence: int) -> None:
         """Note a push in work as applied."""

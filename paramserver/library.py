@@ -9,7 +9,7 @@ from pathlib import Path
 
 from paramserver.client import TableClient
 from paramserver.console import new_identity, secret_of
-from paramserver.errors import NotReady, RequestFailed
+from paramserver.errors import DeadlineExceeded, NotReady, RequestFailed
 from paramserver.mapview import RemoteMap
 from paramserver.spec import Rule, TableSpec
 from paramserver.store import Floats
@@ -36,7 +36,7 @@ class Client:
 
     async def tables(self) -> dict[str, int]:
         """Return the tables of the cluster and their sizes in elements."""
-        await self._maps.newer(-1, self._deadline)
+        await self._maps.newer(self._maps.view.map.serial, 0.0)
         return {name: entry.spec.size for name, entry in self._maps.view.map.tables.items()}
 
     async def table(self, name: str) -> TableClient:
@@ -46,7 +46,9 @@ class Client:
             UnknownTable: there is none of that name; the text lists those there are.
         """
         await self._maps.newer(self._maps.view.map.serial, 0.0)
-        return TableClient(self._links, self._maps, name, self._me, deadline=self._deadline)
+        table = TableClient(self._links, self._maps, name, self._me, deadline=self._deadline)
+        table.check()
+        return table
 
     async def create_table(
         self, name: str, initial: Floats, *, rule: Rule | None = None
@@ -57,8 +59,8 @@ class Client:
         as they come (asp) by ``rule``, plain SGD with rate 0.1 unless given.
 
         Raises:
-            NotReady: the cluster has no shard, or no leader within the deadline, or another table
-                of that name.
+            NotReady: the cluster has no shard, or no leader within the deadline.
+            Refused: there is another table of that name.
         """
         spec = TableSpec(size=initial.size, rule=rule if rule is not None else Rule())
         message = CreateTable(name=name, spec=spec.model_dump(mode="json"))
@@ -76,7 +78,9 @@ class Client:
                 await asyncio.sleep(RETRY_PAUSE)
         serial: int = reply.message.serial
         while self._maps.view.map.serial < serial:
-            await self._maps.newer(self._maps.view.map.serial, self._deadline)
+            await self._maps.newer(serial - 1, max(until - loop.time(), RETRY_PAUSE))
+            if loop.time() >= until:
+                raise DeadlineExceeded(f"{self._address} does not know of table {name!r} yet")
         table = TableClient(self._links, self._maps, name, self._me, deadline=self._deadline)
         await table.initialise(initial)
         return table
@@ -107,7 +111,7 @@ async def connect(
     secret = secret_of(secret_file) if secret_file is not None else b""
     links = Links(Identity(cluster, me.name, me.incarnation, "client"), secret)
     try:
-        maps = RemoteMap(links, address, deadline)
+        maps = RemoteMap(links, address)
         await maps.newer(-1, deadline)
         yield Client(links, maps, me, address, deadline)
     finally:

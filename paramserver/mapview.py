@@ -10,6 +10,9 @@ from paramserver.transport.links import Links
 from paramserver.waiting import Changes
 from paramserver.wire.control import GetMap, MapIs
 
+ANSWER_WITHIN = 1.0
+"""Seconds that an answer may take beyond the wait asked for."""
+
 
 class MapView:
     """The newest map known here."""
@@ -60,10 +63,9 @@ class LocalMap:
 class RemoteMap:
     """The map as a peer at ``address`` tells it: what a client without ZooKeeper uses."""
 
-    def __init__(self, links: Links, address: str, deadline: float) -> None:
+    def __init__(self, links: Links, address: str) -> None:
         self._links = links
         self._address = address
-        self._deadline = deadline
         self._view = MapView()
 
     @property
@@ -81,7 +83,7 @@ class RemoteMap:
             return True
         try:
             reply = await self._links.request(
-                self._address, GetMap(after=serial), deadline=max(seconds, self._deadline)
+                self._address, GetMap(after=serial, wait=seconds), deadline=seconds + ANSWER_WITHIN
             )
         except DeadlineExceeded:
             return False

@@ -209,7 +209,7 @@ class Peer:
             group.create_task(self._follow_map(group)),
         ]
         if self._candidate:
-            self._leader = Leader(coordinator, self.links, deadline=self._deadline)
+            self._leader = Leader(coordinator, self.links)
             coordinator.subscribe(self._leader.look_again)
             tasks.append(group.create_task(self._leader.run()))
         if self._applier is not None:
@@ -327,7 +327,7 @@ class Peer:
     async def _get_map(self, request: Request) -> Response:
         ask: GetMap = request.message
         await self.view.changes.until(
-            lambda: self.view.map.serial > ask.after, WAIT_SHARE * self._deadline
+            lambda: self.view.map.serial > ask.after, min(ask.wait, WAIT_SHARE * self._deadline)
         )
         return Response(MapIs(document=self.view.map.dump()))
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from paramserver.errors import RequestFailed, UnknownTable
+from paramserver.errors import NotReady, Refused, RequestFailed, UnknownTable
 from paramserver.mapview import MapView
 from paramserver.runtable import RunTable, Work
 from paramserver.spec import RunSpec
@@ -53,6 +54,7 @@ class RunService:
         self._now = now
         self._wait = WAIT_SHARE * spec.deadline
         self._watched: dict[Connection, PeerId] = {}
+        self._waiting: set[PeerId] = set()
 
     def __repr__(self) -> str:
         return f"<RunService {self.table!r}>"
@@ -76,8 +78,11 @@ class RunService:
                 self.changes.notify()
             for who in self.table.unconfirmed:
                 await self._evict(who)
-            seconds = self.spec.deadline / TICKS_PER_DEADLINE
-            await self.changes.until(lambda: bool(self.table.unconfirmed), seconds)
+            known = len(self.table.dropped)
+            await self.changes.until(
+                lambda known=known: len(self.table.dropped) != known,  # type: ignore[misc]
+                self.spec.deadline / TICKS_PER_DEADLINE,
+            )
 
     def snapshot(self) -> dict[str, Any]:
         """Return the run's state for people."""
@@ -90,15 +95,18 @@ class RunService:
         if entry is None:
             return
         primaries = {placed.members[chain[0]].address for chain in entry.chains}
-        message = Evict(worker=who.name, incarnation=who.incarnation)
+        message = Evict(table=self.spec.table_name, worker=who.name, incarnation=who.incarnation)
         highest = -1
         try:
             for address in sorted(primaries):
                 reply = await self._links.request(address, message, deadline=self.spec.deadline / 2)
                 highest = max(highest, reply.message.highest)
-        except RequestFailed as error:
-            log.warning("eviction of %s is not confirmed yet: %s", who, error)
+        except (RequestFailed, Refused, NotReady) as error:
+            if who not in self._waiting:
+                log.warning("eviction of %s is not confirmed yet: %s", who, error)
+                self._waiting.add(who)
             return
+        self._waiting.discard(who)
         self.table.confirm_dropped(who, highest)
         self.changes.notify()
 
@@ -112,9 +120,13 @@ class RunService:
             return
         self._watched[connection] = who
 
+        mine = weakref.ref(self)  # a connection outlives the runs it serves
+
         def lost() -> None:
-            self._watched.pop(connection, None)
-            self.table.link_lost(who, self._now())
+            service = mine()
+            if service is not None:
+                service._watched.pop(connection, None)
+                service.table.link_lost(who, service._now())
 
         connection.add_close_callback(lost)
 
@@ -126,7 +138,8 @@ class RunService:
         self._watch(request.connection, who)
         self.changes.notify()
         if not report.wants:
-            return Response(Noted())
+            recalled = bool(report.ranges) and not self.table.lends_to(who)
+            return Response(Noted(recalled=recalled))
         found: list[Work] = []
 
         def lent() -> bool:

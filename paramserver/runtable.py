@@ -17,7 +17,7 @@ from enum import Enum
 from typing import Any
 
 from paramserver.clocks import Histogram, admitted, cut
-from paramserver.errors import BadMessage, ConfigurationError, Evicted
+from paramserver.errors import BadMessage, Evicted
 from paramserver.spec import RunSpec
 from paramserver.types import PeerId, Span
 from paramserver.wire.run import Evaluate, Finished, MakeWeights, Parts, Range, Report
@@ -85,6 +85,8 @@ class Worker:
     device: str
     joined: float
     heard: float
+    cut: float | None = None
+    reports: int = 0
     clock: int = 0
     pushes: int = 0
     examples: int = 0
@@ -142,7 +144,7 @@ class RunTable:
         self._owner: dict[int, PeerId] = {}
         self._epoch_tally = Tally()
         # ssp and asp
-        self._epochs: dict[int, Epoch] = {0: Epoch(0)}
+        self._epochs: dict[int, Epoch] = {}
         self._lending = 0
         # evaluation
         self._evaluated = 0
@@ -170,20 +172,35 @@ class RunTable:
         self._refuse_dropped(worker)
         if worker in self.workers:
             self.workers[worker].heard = now
+            self.workers[worker].cut = None
 
     def report(self, report: Report, now: float) -> None:
         """Take in what a worker did; a worker not known yet joins.
 
         Raises:
-            Evicted: this incarnation was dropped.
-            ConfigurationError: it trains on other data than the run's.
+            Evicted: this incarnation was dropped, or trains on other data than the run's.
         """
         who = PeerId(report.worker, report.incarnation)
         self._refuse_dropped(who)
         worker = self.workers.get(who)
         if worker is None:
             worker = self._join(who, report, now)
+            if self.spec.data_fingerprint not in ("", report.data) and report.unable is None:
+                self._unable(
+                    worker,
+                    f"it has other data than the run's (fingerprint {report.data}, not "
+                    f"{self.spec.data_fingerprint}): give every worker the same data",
+                    now,
+                )
+                self._refuse_dropped(who)
         worker.heard = now
+        worker.cut = None
+        if report.number <= worker.reports:
+            return
+        worker.reports = report.number
+        if report.unable is not None:
+            self._unable(worker, report.unable, now)
+            return
         for index in range(3):
             self.pushes[index] += report.pushes[index]
         self.repeated_examples += report.repeated
@@ -201,12 +218,6 @@ class RunTable:
             self._poisoned(worker, report.poisoned, now)
 
     def _join(self, who: PeerId, report: Report, now: float) -> Worker:
-        if self.spec.data_fingerprint and report.data != self.spec.data_fingerprint:
-            raise ConfigurationError(
-                f"worker {who.name} has other data than the run's: "
-                f"its fingerprint is {report.data}, the run's {self.spec.data_fingerprint}; "
-                "give every worker the same data.path"
-            )
         for other in [known for known in self.workers if known.name == who.name]:
             if other.incarnation > who.incarnation:
                 raise Evicted(f"{who} was replaced by the later incarnation {other}")
@@ -385,19 +396,16 @@ class RunTable:
         if self._returned:
             epoch, span = self._returned.popleft()
             return self._lease(epoch, span)
-        current = self._epochs.get(self._lending)
-        if current is not None and current.lent >= self.spec.examples:
-            self._lending += 1
-            current = None
         if self._lending >= self.spec.epochs:
             return None
-        if current is None:
-            current = self._epochs.setdefault(self._lending, Epoch(self._lending))
+        current = self._epochs.setdefault(self._lending, Epoch(self._lending))
         batch = self.spec.batch_size
         share = self.spec.examples // max(8 * len(self.workers) * batch, 1)
         length = batch * min(max(share, 1), LEASE_MINIBATCHES)
         span = Span(current.lent, min(current.lent + length, self.spec.examples))
         current.lent = span.stop
+        if span.stop >= self.spec.examples:
+            self._lending += 1  # before it can be done, and forgotten: each epoch is lent once
         return self._lease(current.number, span)
 
     def _lease(self, epoch: int, span: Span, evaluate: bool = False) -> Lease:
@@ -569,10 +577,10 @@ class RunTable:
         return list(self._withheld)
 
     def link_lost(self, who: PeerId, now: float) -> None:
-        """Note that a worker's connection broke: unless it is heard again soon, it is silent."""
+        """Note that a worker's connection ended: unless it is heard again soon, it is dropped."""
         worker = self.workers.get(who)
         if worker is not None:
-            worker.heard = min(worker.heard, now - self.silence + LINK_GRACE)
+            worker.cut = now
 
     @property
     def silence(self) -> float:
@@ -586,10 +594,18 @@ class RunTable:
         """
         if self.finished:
             return []
-        silent = [who for who, worker in self.workers.items() if now - worker.heard > self.silence]
-        for who in silent:
-            heard = now - self.workers[who].heard
-            self.drop(who, f"not heard of for {heard:.1f} s", now)
+        silent: list[PeerId] = []
+        grace = max(LINK_GRACE, 1.5 * self.spec.beat)
+        for who, worker in list(self.workers.items()):
+            if worker.cut is not None and now - worker.cut > grace:
+                since = now - worker.cut
+                why = f"its connection ended {since:.1f} s ago, and it was not heard of since"
+            elif now - worker.heard > self.silence:
+                why = f"not heard of for {now - worker.heard:.1f} s"
+            else:
+                continue
+            self.drop(who, why, now)
+            silent.append(who)
         if not self.workers and now - self._alone_since > self.spec.lost_after:
             gone = "; ".join(f"{who.name}: {why}" for who, why in self.dropped.items())
             self.fail(
@@ -599,6 +615,18 @@ class RunTable:
                 now,
             )
         return silent
+
+    def _unable(self, worker: Worker, reason: str, now: float) -> None:
+        """Drop a worker that cannot work; the run fails where as many as it needs cannot."""
+        self.drop(worker.id, reason, now)
+        if not self.workers and len(self.dropped) >= self.spec.min_workers:
+            reasons = "; ".join(f"{who.name}: {why}" for who, why in self.dropped.items())
+            self.fail(f"no worker can work on this run: {reasons}", 2, now)
+
+    def lends_to(self, who: PeerId) -> bool:
+        """Say whether a worker has a lease."""
+        worker = self.workers.get(who)
+        return worker is not None and worker.lease is not None
 
     def _poisoned(self, worker: Worker, reason: str, now: float) -> None:
         """Drop a worker whose result was not finite; two in short order mean divergence."""

@@ -123,7 +123,7 @@ class Shard:
         return np.frombuffer(request.body, dtype=np.float32)
 
     async def _finite(self, table: Table, values: Floats, worker: str) -> None:
-        """Refuse NaN and infinities, before anything of the push is applied."""
+        """Refuse NaN and infinities, before anything of this peer's share is applied."""
         if values.size <= INLINE_CHECK:
             good = is_finite(values)
         else:
@@ -131,7 +131,8 @@ class Shard:
         if not good:
             table.refused += 1
             raise NonFinite(
-                f"the push of {worker} to table {table.name!r} holds NaN or infinity: refused whole"
+                f"the push of {worker} to table {table.name!r} holds NaN or infinity: "
+                f"{self._me.name} refused its share"
             )
 
     async def _push(self, request: Request) -> Response:
@@ -139,20 +140,23 @@ class Shard:
         table, slices = self._find(request, push.table, push.slices)
         gradient = self._body(request, slices)
         await self._finite(table, gradient, push.worker)
+        table, slices = self._find(request, push.table, push.slices)  # as they are by now
         worker = PeerId(push.worker, push.incarnation)
         memory = Shared(request.keep().release)
-        accepted = self._store.accept(
-            table,
-            [(held, entry[2]) for held, entry in zip(slices, push.slices, strict=True)],
-            gradient,
-            memory,
-            worker=worker,
-            sequence=push.sequence,
-            settled=push.settled,
-            scale=push.scale,
-        )
-        if not memory.users:
-            memory.release()
+        try:
+            accepted = self._store.accept(
+                table,
+                [(held, entry[2]) for held, entry in zip(slices, push.slices, strict=True)],
+                gradient,
+                memory,
+                worker=worker,
+                sequence=push.sequence,
+                settled=push.settled,
+                scale=push.scale,
+            )
+        finally:
+            if not memory.users:
+                memory.free()
         await self._applier.submit(accepted.jobs)
         if accepted.joined:
             await self._applier.published.until(
@@ -173,19 +177,22 @@ class Shard:
         table, slices = self._find(request, push.table, push.slices)
         gradient = self._body(request, slices)
         await self._finite(table, gradient, push.worker)
+        table, slices = self._find(request, push.table, push.slices)  # as they are by now
         memory = Shared(request.keep().release)
-        accepted = self._store.stage(
-            table,
-            [(held, entry[2]) for held, entry in zip(slices, push.slices, strict=True)],
-            gradient,
-            memory,
-            worker=PeerId(push.worker, push.incarnation),
-            clock=push.clock,
-            part=push.part,
-            examples=push.examples,
-        )
-        if not memory.users:
-            memory.release()
+        try:
+            accepted = self._store.stage(
+                table,
+                [(held, entry[2]) for held, entry in zip(slices, push.slices, strict=True)],
+                gradient,
+                memory,
+                worker=PeerId(push.worker, push.incarnation),
+                clock=push.clock,
+                part=push.part,
+                examples=push.examples,
+            )
+        finally:
+            if not memory.users:
+                memory.free()
         request.interim(Held(clock=push.clock, part=push.part))
         await self._applier.submit(accepted.jobs)
         committed = await self._applier.published.until(
@@ -215,4 +222,5 @@ class Shard:
     def _evict(self, request: Request) -> Response:
         message: Evict = request.message
         worker = PeerId(message.worker, message.incarnation)
-        return Response(WasEvicted(highest=self._store.evict(worker)))
+        table = self._store.table(message.table)
+        return Response(WasEvicted(highest=self._store.evict(table, worker)))

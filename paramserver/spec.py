@@ -15,6 +15,9 @@ from paramserver.types import Consistency
 RuleName = Literal["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw"]
 
 
+BEATS_PER_DEADLINE = 8
+
+
 class Frozen(BaseModel):
     """A frozen model that refuses unknown keys."""
 
@@ -80,6 +83,11 @@ class RunSpec(Frozen):
     lost_after: Annotated[float, Field(gt=0)] = 60.0
     driver: tuple[str, int] | None = None
     recipe: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def beat(self) -> float:
+        """How many seconds pass between two heartbeats of a worker."""
+        return self.deadline / BEATS_PER_DEADLINE
 
     @property
     def table_name(self) -> str:

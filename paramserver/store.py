@@ -66,7 +66,12 @@ class Shared:
     def release(self) -> None:
         """Let go of one use."""
         self.users -= 1
-        if self.users <= 0 and self._free is not None:
+        if self.users <= 0:
+            self.free()
+
+    def free(self) -> None:
+        """Let go of all uses: there will be none."""
+        if self._free is not None:
             free, self._free = self._free, None
             free()
 
@@ -87,14 +92,6 @@ class Weights:
         return f"<Weights n={self.n} clock={self.clock} of {self.array.size}, {self.pins} pins>"
 
 
-@dataclass(slots=True)
-class Part:
-    """A part of a bsp clock that waits for its turn to be summed."""
-
-    gradient: Floats
-    memory: Shared
-
-
 class Slice:
     """One slice as its primary holds it."""
 
@@ -111,7 +108,7 @@ class Slice:
         self.clock = 0
         self.folded = 0
         self.seen: set[int] = set()
-        self.staged: dict[int, Part] = {}
+        self.staged: dict[int, Floats] = {}
         self.examples = 0
         self.sum: Floats | None = None
 
@@ -178,6 +175,7 @@ class Table:
         self.rule = kernel_rule(spec.rule)
         self.slices: dict[int, Slice] = {}
         self.spares = _Spares()
+        self.evicted: set[PeerId] = set()
         self.staleness = Histogram()
         self.applied = 0
         self.repeated = 0
@@ -201,7 +199,6 @@ class Store:
 
     def __init__(self) -> None:
         self.tables: dict[str, Table] = {}
-        self._evicted: set[PeerId] = set()
 
     def __repr__(self) -> str:
         return f"<Store of {list(self.tables.values())}>"
@@ -222,7 +219,7 @@ class Store:
                 held = table.slices[index] = Slice(
                     name, index, table.size_of(index), epoch, state_count(spec.rule.name)
                 )
-                for worker in self._evicted:
+                for worker in table.evicted:
                     held.ledger.evict(worker)
             held.epoch = epoch
         return table
@@ -291,15 +288,15 @@ class Store:
         ``slices`` pairs each slice with the version ``n`` its gradient was computed from;
         ``gradient`` holds their ranges one after another and was found finite by the caller.
         """
-        self._refuse_evicted(worker)
+        self._refuse_evicted(table, worker)
+        self._refuse_empty(slices)
+        verdicts = [held.ledger.judge(worker, sequence, settled) for held, _ in slices]
         accepted = Accepted()
         start = 0
-        for held, pulled in slices:
+        for (held, pulled), verdict in zip(slices, verdicts, strict=True):
             stop = start + held.size
-            if held.head is None:
-                raise Refused(f"slice {held.table}/{held.index} has no weights yet")
-            verdict = held.ledger.judge(worker, sequence, settled)
             if verdict is Verdict.NEW:
+                held.ledger.begin(worker, sequence, settled)
                 staleness = max(held.accepted - pulled, 0)
                 table.staleness.add(staleness)
                 accepted.staleness.append(staleness)
@@ -342,49 +339,47 @@ class Store:
 
         The first copy of a part counts. A clock closed already makes the push a repeat.
         """
-        self._refuse_evicted(worker)
+        self._refuse_evicted(table, worker)
         parts = table.spec.parts
         if not 0 <= part < parts:
             raise BadMessage(f"part {part} of a clock that has {parts}")
+        self._refuse_empty(slices)
+        for held, _ in slices:
+            if clock > held.clock:
+                raise Refused(
+                    f"a push for clock {clock} to slice {held.table}/{held.index} "
+                    f"which is at {held.clock}"
+                )
         accepted = Accepted()
         start = 0
         for held, _ in slices:
             stop = start + held.size
             piece = gradient[start:stop]
             start = stop
-            if held.head is None:
-                raise Refused(f"slice {held.table}/{held.index} has no weights yet")
-            if clock > held.clock:
-                raise Refused(
-                    f"a push for clock {clock} to slice {held.table}/{held.index} "
-                    f"which is at {held.clock}"
-                )
             if clock < held.clock or part in held.seen:
                 accepted.repeats += 1
                 continue
             held.seen.add(part)
             held.examples += examples
-            memory.users += 1
-            held.staged[part] = Part(piece, memory)
             accepted.staleness.append(0)
-            accepted.jobs.extend(self._fold(table, held))
+            if part == held.folded:
+                memory.users += 1
+                accepted.jobs.extend(self._fold(table, held, piece, memory))
+            else:
+                # Copied, so that parts that wait never hold the memory that an earlier one needs.
+                waiting = aligned(held.size)
+                waiting[:] = piece
+                held.staged[part] = waiting
         self._count(table, accepted)
         return accepted
 
-    def _fold(self, table: Table, held: Slice) -> list[Job]:
-        """Make the jobs that sum the parts whose turn has come."""
+    def _fold(self, table: Table, held: Slice, piece: Floats | None, memory: Shared) -> list[Job]:
+        """Make the jobs that sum a part whose turn has come, and those that waited for it."""
+        if held.sum is None:
+            held.sum = aligned(held.size)
         jobs: list[Job] = []
-        while (part := held.staged.pop(held.folded, None)) is not None:
-            if held.sum is None:
-                held.sum = aligned(held.size)
-            job = Job(
-                held,
-                table.rule,
-                part.gradient,
-                part.memory,
-                fold=True,
-                first=held.folded == 0,
-            )
+        while piece is not None:
+            job = Job(held, table.rule, piece, memory, fold=True, first=held.folded == 0)
             held.folded += 1
             if held.folded == table.spec.parts:
                 job.out = table.spares.take(held.size)
@@ -393,6 +388,8 @@ class Store:
                 job.step = held.accepted + 1
                 held.accepted += 1
             jobs.append(job)
+            piece = held.staged.pop(held.folded, None)
+            memory = Shared(lambda: None)
         return jobs
 
     def finish(self, job: Job) -> bool:
@@ -435,18 +432,21 @@ class Store:
             if version.retired and not version.pins:
                 table.spares.give(version.array)
 
-    def evict(self, worker: PeerId) -> int:
+    def evict(self, table: Table, worker: PeerId) -> int:
         """Refuse an incarnation for good; return the highest sequence that any slice took of it."""
-        self._evicted.add(worker)
-        highest = -1
-        for table in self.tables.values():
-            for held in table.slices.values():
-                highest = max(highest, held.ledger.evict(worker))
-        return highest
+        table.evicted.add(worker)
+        return max((held.ledger.evict(worker) for held in table.slices.values()), default=-1)
 
-    def _refuse_evicted(self, worker: PeerId) -> None:
-        if worker in self._evicted:
+    @staticmethod
+    def _refuse_evicted(table: Table, worker: PeerId) -> None:
+        if worker in table.evicted:
             raise Evicted(f"{worker} was dropped from the run: its pushes are refused")
+
+    @staticmethod
+    def _refuse_empty(slices: Sequence[tuple[Slice, int]]) -> None:
+        for held, _ in slices:
+            if held.head is None:
+                raise Refused(f"slice {held.table}/{held.index} has no weights yet")
 
     @staticmethod
     def _count(table: Table, accepted: Accepted) -> None:

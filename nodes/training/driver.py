@@ -15,12 +15,12 @@ from typing import Any
 from nodes.data import Dataset
 from nodes.models import Model
 from nodes.recipe import Recipe
-from nodes.training.result import Result, write_model, write_whole
+from nodes.training.result import Result, write_model
 from paramserver.client import TableClient
 from paramserver.errors import (
-    NotReady,
     ParamserverError,
     RequestFailed,
+    StoreError,
     TryAgain,
     UnknownTable,
     Unsupported,
@@ -67,6 +67,7 @@ class Plan:
             min_workers=min_workers,
             min_shards=min_shards,
             deadline=recipe.cluster.deadline,
+            lost_after=recipe.cluster.lost_after,
             recipe=recipe.dump(),
         )
 
@@ -98,6 +99,9 @@ class Driver:
         self._progress = progress
         self._lost = lost
         self._stop_asked: str | None = None
+        self._waits_for: str | None = None
+        self.begun = False
+        """Whether the run table has answered once."""
         self._deadline = spec.deadline
 
     def __repr__(self) -> str:
@@ -131,10 +135,10 @@ class Driver:
         silent_since: float | None = None
         while True:
             self._lost()
-            outcome = await self._peer.coordinator.get_outcome(self._spec.name)
-            if outcome is not None:
-                raise _failure(outcome)
             try:
+                outcome = await self._peer.coordinator.get_outcome(self._spec.name)
+                if outcome is not None:
+                    raise _failure(outcome)
                 address = self._peer.run_address(self._spec.name)
                 if self._stop_asked is not None and not stopping:
                     await self._peer.links.request(
@@ -146,14 +150,13 @@ class Driver:
                 reply = await self._peer.links.request(
                     address, Follow(run=self._spec.name, after=serial), deadline=self._deadline
                 )
-            except (UnknownTable, Unsupported, RequestFailed) as error:
+            except (UnknownTable, Unsupported, RequestFailed, StoreError) as error:
                 silent_since = self._still(silent_since, error)
-                if self._stop_asked is not None and serial < 0:
-                    return _never_started(self._stop_asked)
                 seen = self._peer.view.map.serial
                 await self._peer.maps.newer(seen, 0.2)
                 continue
             silent_since = None
+            self.begun = True
             answer: Snapshot = reply.message
             serial = answer.serial
             result.take(answer.state)
@@ -166,6 +169,12 @@ class Driver:
         """Give up where the run was out of reach for longer than a lost one may be."""
         now = time.monotonic()
         began = since if since is not None else now
+        run = self._peer.view.map.run
+        if run is not None and run.name != self._spec.name:
+            if self._waits_for != run.name:
+                self._waits_for = run.name
+                log.warning("waiting for run %s to end", run.name)
+            return now
         if now - began > self._spec.lost_after:
             raise TryAgain(
                 f"run {self._spec.name} was out of reach for {now - began:.0f} s: {error}"
@@ -194,16 +203,8 @@ class Driver:
         except (ParamserverError, TimeoutError) as error:
             log.warning("run %s could not be withdrawn: %s", self._spec.name, error)
 
-    def write_result(self, result: Result) -> None:
-        """Write ``result.json`` into the run's folder."""
-        write_whole(self._output / "result.json", result.line().encode() + b"\n")
-
 
 def _failure(outcome: dict[str, Any]) -> ParamserverError:
     if outcome.get("exit_code") == TryAgain.exit_code:
         return TryAgain(str(outcome["error"]))
     return ParamserverError(str(outcome["error"]))
-
-
-def _never_started(reason: str) -> dict[str, Any]:
-    raise NotReady(f"stopped before the run had started ({reason})")

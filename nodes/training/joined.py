@@ -60,7 +60,7 @@ async def train_joined(
                 "shard: start them with `node start --join` and `paramserver start --join`"
             )
         spec = plan.spec(workers=there(), min_workers=cluster.min_workers, min_shards=1)
-        result.peers = len(members.current)
+        result.peers = sum(bool(member.roles) for member in members.current.values())
         driver = Driver(plan, spec, peer, output, progress)
         on_driver(driver)
         return await driver.run(result)

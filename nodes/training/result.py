@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -68,6 +69,9 @@ class Result:
         ):
             setattr(self, key, state[key])
         self.accuracy = state["test_accuracy"]
+        devices = {worker["device"] for worker in state["workers"].values()}
+        if devices:
+            self.device = ", ".join(sorted(devices))
         self.staleness = {key: state["staleness"][key] for key in ("mean", "max", "versions_mean")}
         self.exit_code = 0 if self.status in ("done", "stopped") else state["exit_code"] or 1
 
@@ -78,8 +82,21 @@ class Result:
         return values
 
     def line(self) -> str:
-        """Return the result as one line of JSON."""
-        return json.dumps(self.dump(), allow_nan=False, default=float)
+        """Return the result as one line of JSON; numbers that are not finite are null."""
+        return json.dumps(_finite(self.dump()), allow_nan=False)
+
+    def write(self) -> None:
+        """Write ``result.json`` into the run's folder, where there is one."""
+        if self.output is not None:
+            write_whole(Path(self.output) / "result.json", self.line().encode() + b"\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from kernels.device import DeviceInfo
 from kernels.engine import Engine, open_engine
+from kernels.errors import KernelError
 from nodes.data import load_dataset
 from nodes.models import Model
 from nodes.recipe import Recipe
@@ -17,13 +18,17 @@ from nodes.training.compute import Compute, ModelCompute
 from nodes.training.worker import RunWorker
 from paramserver.client import TableClient
 from paramserver.clocks import cut
-from paramserver.errors import Evicted, NotReady
+from paramserver.errors import Evicted, NotReady, ParamserverError, Refused, RequestFailed
 from paramserver.peer import Peer
 from paramserver.spec import RunSpec
 from paramserver.types import Span
-from paramserver.wire.run import Finished
+from paramserver.wire.run import Finished, Report
 
 log = logging.getLogger(__name__)
+
+LONGEST_REASON = 1000
+ATTEMPTS = 20
+PAUSE = 0.1
 
 
 class WorkerRole:
@@ -89,7 +94,12 @@ class WorkerRole:
     async def _work(self, peer: Peer, spec: RunSpec) -> None:
         """Work on one run for as long as the map names it."""
         loop = asyncio.get_running_loop()
-        compute, fingerprint = await loop.run_in_executor(self._thread, self._build, spec)
+        try:
+            compute, fingerprint = await loop.run_in_executor(self._thread, self._build, spec)
+        except (ParamserverError, KernelError) as error:
+            log.error("cannot work on run %s: %s", spec.name, error)
+            await self._decline(peer, spec, str(error))
+            return
         worker = RunWorker(
             spec,
             peer.me,
@@ -114,6 +124,28 @@ class WorkerRole:
             for task in (working, withdrawn):
                 task.cancel()
             await asyncio.gather(working, withdrawn, return_exceptions=True)
+
+    async def _decline(self, peer: Peer, spec: RunSpec, reason: str) -> None:
+        """Tell the run table why this worker cannot work, for as long as there is one to tell."""
+        report = Report(
+            run=spec.name,
+            worker=peer.me.name,
+            incarnation=peer.me.incarnation,
+            device=self.device,
+            data="",
+            wants=False,
+            number=1,
+            unable=" ".join(reason.split())[:LONGEST_REASON],
+        )
+        for _ in range(ATTEMPTS):
+            try:
+                await peer.links.request(
+                    peer.run_address(spec.name), report, deadline=spec.deadline
+                )
+                return
+            except (RequestFailed, Refused) as error:
+                log.info("not told yet: %s", error)
+                await asyncio.sleep(PAUSE)
 
     def _build(self, spec: RunSpec) -> tuple[Compute, str]:
         """Load the data and make the model, on the compute thread."""

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from nodes.training.compute import Compute
@@ -33,7 +33,6 @@ from paramserver.wire.run import (
 
 log = logging.getLogger(__name__)
 
-BEATS_PER_DEADLINE = 8
 PAUSE = 0.05
 FINAL = 1 << 62  # stands for the clock of the weights that a run ends with
 
@@ -94,6 +93,8 @@ class RunWorker:
         self._executor = executor
         self._fingerprint = fingerprint
         self._tidings = Tidings()
+        self._unsent: list[Report] = []
+        self._reports = 0
         self._front = Copy(spec.table.size)
         self._back = Copy(spec.table.size)
         self._on_device = False
@@ -169,31 +170,39 @@ class RunWorker:
                 return answer
 
     async def _report(self, *, wants: bool) -> Any:
+        """Tell the run table what was done; what got no answer before is told again, first."""
         told, self._tidings = self._tidings, Tidings()
-        report = Report(
-            run=self._spec.name,
-            worker=self._me.name,
-            incarnation=self._me.incarnation,
-            device=self._device,
-            data=self._fingerprint,
-            wants=wants,
-            initialised=told.initialised,
-            parts=told.parts,
-            ranges=told.ranges,
-            evaluated=told.evaluated,
-            pushes=(told.applied, told.duplicate, told.refused),
-            versions=(told.staleness, told.slices),
-            repeated=told.repeated,
-            poisoned=told.poisoned,
-        )
-        try:
-            reply = await self._links.request(
-                self._run_address(), report, deadline=self._spec.deadline
+        self._reports += 1
+        self._unsent.append(
+            Report(
+                run=self._spec.name,
+                worker=self._me.name,
+                incarnation=self._me.incarnation,
+                device=self._device,
+                data=self._fingerprint,
+                wants=wants,
+                number=self._reports,
+                initialised=told.initialised,
+                parts=told.parts,
+                ranges=told.ranges,
+                evaluated=told.evaluated,
+                pushes=(told.applied, told.duplicate, told.refused),
+                versions=(told.staleness, told.slices),
+                repeated=told.repeated,
+                poisoned=told.poisoned,
             )
-        except RequestFailed:
-            self._tidings = told  # the run table knows a report sent again
-            raise
-        return reply.message
+        )
+        while True:
+            report = self._unsent[0]
+            last = len(self._unsent) == 1
+            reply = await self._links.request(
+                self._run_address(),
+                report if last else replace(report, wants=False),
+                deadline=self._spec.deadline,
+            )
+            self._unsent.pop(0)
+            if last:
+                return reply.message
 
     async def _beat(self) -> None:
         """Say that this worker lives, also while it computes."""
@@ -201,7 +210,7 @@ class RunWorker:
             run=self._spec.name, worker=self._me.name, incarnation=self._me.incarnation
         )
         while True:
-            await asyncio.sleep(self._spec.deadline / BEATS_PER_DEADLINE)
+            await asyncio.sleep(self._spec.beat)
             try:
                 await self._links.request(self._run_address(), beat, deadline=self._spec.deadline)
             except RequestFailed as error:
@@ -364,8 +373,8 @@ class RunWorker:
             )
             iteration += 1
             if stop < work.stop:
-                answer = await self._report(wants=False)
-                if isinstance(answer, Finished):
+                answer: Noted = await self._report(wants=False)
+                if answer.recalled:
                     return
 
     # Evaluation

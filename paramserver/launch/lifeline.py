@@ -8,8 +8,11 @@ dies, the child reads the end of file and leaves.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import json
 import os
+import signal
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
@@ -17,6 +20,7 @@ from paramserver.errors import NotReady
 
 LONGEST = 65536
 LEAVE_WITHIN = 2.0
+PR_SET_PDEATHSIG = 1  # from Linux's prctl.h; other systems have none
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,12 @@ def read_handover(fd: int) -> Handover:
         ) from error
 
 
+def _wake_when_parent_dies() -> None:
+    """Have SIGCONT sent at the parent's death: a stopped child cannot read an end of file."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGCONT), 0, 0, 0)
+
+
 async def watch_lifeline(fd: int, gone: Callable[[], None]) -> None:
     """Wait for the launcher's end, then call ``gone`` and see that this process ends.
 
@@ -62,6 +72,7 @@ async def watch_lifeline(fd: int, gone: Callable[[], None]) -> None:
     """
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
+    _wake_when_parent_dies()
 
     def readable() -> None:
         try:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -73,6 +74,9 @@ class _Pending:
     future: asyncio.Future[Frame]
     into: Sequence[memoryview] | None
     on_interim: Callable[[Any], None] | None
+    name: str
+    deadline: float
+    until: float
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -113,6 +117,8 @@ class Connection(asyncio.BufferedProtocol):
         self._why: Exception | None = None
         self._callbacks: list[Callable[[], None]] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = math.inf
         self._taken = 0
         self._progress = 0.0
         self._refusal: ParamserverError | None = None
@@ -170,24 +176,27 @@ class Connection(asyncio.BufferedProtocol):
         self._stop(exc)
         if self._timer is not None:
             self._timer.cancel()
+        self._set_alarm(math.inf)
         if self._outbox is not None:
             self._outbox.let_go()
         if not self.ended.done():
             self.ended.set_result(None)
 
     def resume_writing(self) -> None:
-        """Let go of the memory of what was written."""
-        if self._outbox is not None:
-            self._outbox.let_go()
+        """Go on: all that was written has left."""
         self._steer()
 
     # Receiving
 
     def _take(self) -> None:
-        """Serve the frames that are whole."""
+        """Serve the frames that are whole, as long as there is room for their answers."""
+        if self.closed or not (self._reading or self._has_room()):
+            return
         try:
-            while not self.closed and (frame := self._receiver.next_frame()) is not None:
+            while (frame := self._receiver.next_frame()) is not None:
                 self._receive(frame)
+                if not self._has_room():
+                    break
         except (ProtocolError, VersionMismatch, AuthenticationFailed) as error:
             self._send_failure(0, error)
             self._abandon(error)
@@ -388,11 +397,15 @@ class Connection(asyncio.BufferedProtocol):
         if self.closed:
             raise self._lost()
         future: asyncio.Future[Frame] = self._loop.create_future()
-        pending = _Pending(future, None if into is None else [*map(flat, into)], on_interim)
+        views = None if into is None else [*map(flat, into)]
+        until = self._loop.time() + deadline
         number = self._next_number()
-        self._pending[number] = pending
+        self._pending[number] = _Pending(
+            future, views, on_interim, type(message).__name__, deadline, until
+        )
+        if until < self._alarm_at:
+            self._set_alarm(until)
         unsent: list[Sequence[Buffer]] = []
-        timer = self._loop.call_later(deadline, self._give_up, future, message, deadline)
         try:
             if body:
                 unsent.append(body)
@@ -405,10 +418,11 @@ class Connection(asyncio.BufferedProtocol):
                 await self._flush()
             raise
         finally:
-            timer.cancel()
             self._pending.pop(number, None)
             if into is not None:
                 self._receiver.forget(number)
+            if unsent and self._outbox is not None:
+                self._outbox.settle()
             if unsent:
                 self._cut(ConnectionLost(f"{type(message).__name__} was only partly sent"))
         answer = decode(frame.header.kind, frame.meta)
@@ -423,23 +437,36 @@ class Connection(asyncio.BufferedProtocol):
             if self._number not in self._pending:
                 return self._number
 
-    def _give_up(self, future: asyncio.Future[Frame], message: Any, deadline: float) -> None:
-        if future.done():
-            return
-        silent = self._loop.time() - self.last_heard
-        future.set_exception(
-            DeadlineExceeded(
-                f"no answer to {type(message).__name__} from {self.remote.name} at {self.address} "
-                f"after {deadline:.1f} s, last heard {silent:.1f} s ago: check that peer, or raise "
-                "cluster.deadline"
-            )
-        )
+    def _set_alarm(self, until: float) -> None:
+        """Wake at the soonest deadline; one timer serves all requests, most of which are answered."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm_at = until
+        self._alarm = self._loop.call_at(until, self._give_up) if until < math.inf else None
+
+    def _give_up(self) -> None:
+        """Fail the requests whose deadline has passed."""
+        now = self._loop.time()
+        # A timer may ring a clock's tick early.
+        due = max(now, self._alarm_at)
+        for pending in self._pending.values():
+            if pending.until <= due and not pending.future.done():
+                pending.future.set_exception(
+                    DeadlineExceeded(
+                        f"no answer to {pending.name} from {self.remote.name} at {self.address} "
+                        f"after {pending.deadline:.1f} s, last heard {now - self.last_heard:.1f} s "
+                        "ago: check that peer, or raise cluster.deadline"
+                    )
+                )
+        waiting = [one.until for one in self._pending.values() if not one.future.done()]
+        self._alarm = None
+        self._set_alarm(min(waiting, default=math.inf))
 
     async def _flush(self) -> None:
         """Wait a moment until all that was written has left."""
         assert self._outbox is not None
         empty = asyncio.Event()
-        self._outbox.when_empty(empty.set)
+        self._outbox.when_sent(empty.set)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FLUSH_DEADLINE):
                 await empty.wait()
@@ -554,23 +581,28 @@ class Connection(asyncio.BufferedProtocol):
             f"{when}{why}"
         )
 
-    def _steer(self) -> None:
-        """Read only while there is room: in the budget, for answers under way, and for unsent ones.
+    def _has_room(self) -> bool:
+        """Say whether to take one more frame: not while too many answers are under way or unsent.
 
-        Who only asks always reads, whatever it has not sent yet: two sides that both wait for the
+        Who only asks always takes, whatever it has not sent yet: two sides that both wait for the
         other to read would wait for ever.
         """
-        if self.closed or self._transport is None or self._outbox is None:
+        if self.closed or self._handler is None or self._outbox is None:
+            return not self.closed
+        return len(self._tasks) < MOST_IN_FLIGHT and self._outbox.waiting <= MOST_UNSENT
+
+    def _steer(self) -> None:
+        """Read only while there is room; serve what was left when there was none."""
+        if self._outbox is not None:
+            self._outbox.settle()
+        if self.closed or self._transport is None:
             return
-        wanted = not (
-            self._receiver.stalled
-            or len(self._tasks) >= MOST_IN_FLIGHT
-            or (self._handler is not None and self._outbox.waiting > MOST_UNSENT)
-        )
+        wanted = not self._receiver.stalled and self._has_room()
         if wanted != self._reading:
             self._reading = wanted
             if wanted:
                 self._transport.resume_reading()
+                self._loop.call_soon(self._take)
             else:
                 self._transport.pause_reading()
 

@@ -2,7 +2,8 @@
 
 A transport may go on reading the memory that it was given after its ``write`` has returned: uvloop
 and asyncio from 3.12 on keep references to what the operating system did not take at once. The memory
-behind a frame is free only when the transport's buffer is empty, or the connection is lost.
+behind a frame is free only when the operating system has taken the frame's last byte, or the
+connection is lost.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from paramserver.transport.exchange import Buffer
@@ -25,7 +27,7 @@ class Outbox:
     def __init__(self, transport: asyncio.Transport, checksum: bool) -> None:
         self._transport = transport
         self._checksum = checksum
-        self._unsent: list[Callable[[], None]] = []
+        self._unsent: deque[tuple[int, Callable[[], None]]] = deque()
         self._written = 0
         # With a low and a high mark of zero the transport tells each time that its buffer is empty.
         transport.set_write_buffer_limits(high=0)
@@ -78,10 +80,9 @@ class Outbox:
                 self._put(header.serialize() + meta)
                 for piece in pieces:
                     self._put(piece)
-                if self.waiting:
-                    if on_sent is not None:
-                        self._unsent.append(on_sent)
-                    return
+                if on_sent is not None:
+                    self.when_sent(on_sent)
+                return
         if on_sent is not None:
             on_sent()
 
@@ -89,18 +90,24 @@ class Outbox:
         self._written += len(data)
         self._transport.write(data)
 
-    def when_empty(self, call: Callable[[], None]) -> None:
-        """Have ``call`` called once the memory of everything written is free; at once if it is."""
+    def when_sent(self, call: Callable[[], None]) -> None:
+        """Have ``call`` called once the memory of all written so far is free; at once if it is."""
         if self.waiting:
-            self._unsent.append(call)
+            self._unsent.append((self._written, call))
         else:
             call()
 
+    def settle(self) -> None:
+        """Let go of the memory of the frames that have left."""
+        if self._unsent:
+            taken = self.taken
+            while self._unsent and self._unsent[0][0] <= taken:
+                self._unsent.popleft()[1]()
+
     def let_go(self) -> None:
-        """Let go of the memory of what was written: it left, or the transport is gone."""
-        unsent, self._unsent = self._unsent, []
-        for release in unsent:
-            release()
+        """Let go of all memory: the transport is gone."""
+        while self._unsent:
+            self._unsent.popleft()[1]()
 
     def cut(self) -> None:
         """End the connection so that not one more byte leaves.

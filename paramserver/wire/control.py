@@ -9,9 +9,10 @@ from paramserver.wire.messages import message
 
 @message(128)
 class GetMap:
-    """Ask for the map once its serial is beyond ``after`` (or the wait allowed is over)."""
+    """Ask for the map once its serial is beyond ``after``, or after ``wait`` seconds at most."""
 
     after: int
+    wait: float
 
 
 @message(129)

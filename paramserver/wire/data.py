@@ -99,8 +99,9 @@ class Pushed:
 
 @message(72)
 class Evict:
-    """Refuse a worker's incarnation for good. Sent by the run table's primary."""
+    """Refuse a worker's incarnation for good, on one table. Sent by the run table's primary."""
 
+    table: str
     worker: str
     incarnation: int
 

@@ -1,7 +1,7 @@
 """Frames: a fixed header, a small meta (msgpack), then raw bytes.
 
-The header is 40 bytes, little endian: magic ``PS``, protocol version u8, kind u8, flags u8, three
-bytes of zero, request u32, attempt u32, meta length u32, body length u64, body checksum u64 (xxh3-64,
+The header is 40 bytes, little endian: magic ``PS``, protocol version u8, three bytes of zero, kind
+u8, flags u8, request u32, attempt u32, meta length u32, body length u64, body checksum u64 (xxh3-64,
 where the flag says so), and the CRC-32 of the 36 bytes before. The first three bytes stay what they
 are in every version of the protocol, so that a mismatch is always told as such.
 """
@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntFlag
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import xxhash
 
@@ -21,9 +21,11 @@ from paramserver.errors import BadFrame, TooLarge, VersionMismatch
 
 PROTOCOL = 1
 MAGIC = b"PS"
-_PLAIN = struct.Struct("<2sBBBHBIIIQQ")
+_PLAIN = struct.Struct("<2sBHBBBIIIQQ")
+_WHOLE = struct.Struct("<2sBHBBBIIIQQI")
 _CHECK = struct.Struct("<I")
-HEADER_SIZE = _PLAIN.size + _CHECK.size
+HEADER_SIZE = _WHOLE.size
+_BEGIN = (MAGIC, PROTOCOL, 0, 0)
 
 
 class Flags(IntFlag):
@@ -65,10 +67,7 @@ class Header(NamedTuple):
 
     def serialize(self) -> bytes:
         """Return the header's 40 bytes."""
-        kind, flags, request, attempt, meta, body, checksum = self
-        plain = _PLAIN.pack(
-            MAGIC, PROTOCOL, kind, flags, 0, 0, request, attempt, meta, body, checksum
-        )
+        plain = _PLAIN.pack(*_BEGIN, *self)
         return plain + _CHECK.pack(zlib.crc32(plain))
 
 
@@ -80,23 +79,28 @@ def parse_header(data: bytes | bytearray | memoryview, limits: Limits) -> Header
         VersionMismatch: they are one of another protocol version.
         TooLarge: it announces more than the limits allow.
     """
-    plain = bytes(data[: _PLAIN.size])
-    magic, version, kind, flags, zero, zeros, request, attempt, meta, body, checksum = (
-        _PLAIN.unpack(plain)
-    )
-    if magic != MAGIC:
-        raise BadFrame(f"these bytes are no frame: {plain[:16]!r}")
-    if version != PROTOCOL:
-        raise VersionMismatch(
-            f"the other side speaks protocol {version}, this is {PROTOCOL}: "
+    fields = _WHOLE.unpack(data)
+    whole = fields[11] == zlib.crc32(data[:-4])
+    if fields[:4] != _BEGIN or not whole or fields[5] & ~_KNOWN:
+        raise _fault(fields, bytes(data[:16]), whole)
+    header: Header = tuple.__new__(Header, fields[4:11])
+    if header.meta > limits.meta or header.body > limits.body:
+        check_size(header.meta, header.body, limits)
+    return header
+
+
+def _fault(fields: tuple[Any, ...], begin: bytes, whole: bool) -> BadFrame | VersionMismatch:
+    """Say what is wrong with a header; another layout is seen by its version first."""
+    if fields[0] != MAGIC:
+        return BadFrame(f"these bytes are no frame: {begin!r}")
+    if fields[1] != PROTOCOL:
+        return VersionMismatch(
+            f"the other side speaks protocol {fields[1]}, this is {PROTOCOL}: "
             "install the same release on both"
         )
-    if _CHECK.unpack(data[_PLAIN.size : HEADER_SIZE])[0] != zlib.crc32(plain):
-        raise BadFrame("the header's checksum is wrong")
-    if flags & ~_KNOWN or zero or zeros:
-        raise BadFrame(f"a header with flags {flags:#x} of an unknown meaning")
-    check_size(meta, body, limits)
-    return Header(kind, flags, request, attempt, meta, body, checksum)
+    if not whole:
+        return BadFrame("the header's checksum is wrong")
+    return BadFrame(f"a header that begins {begin[:8].hex()}: some flag has no meaning")
 
 
 def check_size(meta: int, body: int, limits: Limits) -> None:

@@ -30,9 +30,23 @@ from paramserver.wire.codec import pack, unpack
 
 T = TypeVar("T")
 
+
+class _Kind:
+    """A kind of message: its class, how many fields it has, and their validator once needed."""
+
+    def __init__(self, cls: type) -> None:
+        self.cls = cls
+        self.count = len(dataclasses.fields(cls))
+
+    @functools.cached_property
+    def validate(self) -> Callable[[Any], dict[str, Any]]:
+        """The validator: from what a map holds to what the class does."""
+        return _adapter(self.cls).validator.validate_python
+
+
 STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
 
-_KINDS: dict[int, type] = {}
+_KINDS: dict[int, _Kind] = {}
 _NUMBERS: dict[type, int] = {}
 
 
@@ -51,7 +65,7 @@ def message(kind: int) -> Callable[[type[T]], type[T]]:
         made = dataclasses.dataclass(frozen=True)(cls)
         if not 0 < kind < 256 or kind in _KINDS:
             raise ValueError(f"kind {kind} of {cls.__name__} is taken or out of range")
-        _KINDS[kind] = made
+        _KINDS[kind] = _Kind(made)
         _NUMBERS[made] = kind
         return made
 
@@ -69,7 +83,6 @@ def _loosen(annotation: Any) -> Any:
     return Annotated[rebuilt, Strict(False)] if origin is tuple else rebuilt
 
 
-@functools.cache
 def _adapter(cls: type) -> TypeAdapter[dict[str, Any]]:
     """Return the validator of a message's fields, as a map."""
     required = {
@@ -85,15 +98,9 @@ def _adapter(cls: type) -> TypeAdapter[dict[str, Any]]:
     return TypeAdapter(typed)
 
 
-@functools.cache
-def _fields(cls: type) -> tuple[str, ...]:
-    return tuple(field.name for field in dataclasses.fields(cls))
-
-
 def encode(value: Any) -> tuple[int, bytes]:
     """Return a message's kind and meta."""
-    cls = type(value)
-    return _NUMBERS[cls], pack({name: getattr(value, name) for name in _fields(cls)})
+    return _NUMBERS[type(value)], pack(value.__dict__)
 
 
 def decode(kind: int, meta: bytes | memoryview) -> Any:
@@ -102,18 +109,25 @@ def decode(kind: int, meta: bytes | memoryview) -> Any:
     Raises:
         BadMessage: the kind is unknown, or the meta is not what that kind holds.
     """
-    cls = _KINDS.get(kind)
-    if cls is None:
+    known = _KINDS.get(kind)
+    if known is None:
         raise BadMessage(f"unknown kind of message {kind}")
     values = unpack(meta)
+    cls = known.cls
     if not isinstance(values, dict):
         raise BadMessage(f"{cls.__name__} is no map")
     try:
-        return cls(**_adapter(cls).validate_python(values))
+        fields = known.validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise BadMessage(f"{cls.__name__}.{where}: {first['msg']}") from error
+    if len(fields) < known.count:
+        return cls(**fields)
+    # All fields are here and checked: this is what a frozen class's own constructor does, in one go.
+    made: Any = object.__new__(cls)
+    made.__dict__.update(fields)
+    return made
 
 
 @message(1)

@@ -128,6 +128,8 @@ class Receiver:
         """
         header = self._header
         if header is None:
+            if self._stop - self._start < HEADER_SIZE:
+                return None
             header = self._next_header()
             if header is None:
                 return None
@@ -178,19 +180,17 @@ class Receiver:
             place.release()
 
     def _next_header(self) -> Header | None:
-        """Take header and meta from the scratch buffer; None where they are not all here."""
-        waiting = self._stop - self._start
-        if waiting < HEADER_SIZE:
+        """Take header and meta from the scratch buffer; None where the meta is not all here."""
+        start = self._start
+        begin = start + HEADER_SIZE
+        header = parse_header(self._view[start:begin], self._limits)
+        end = begin + header.meta
+        if end > self._stop:
+            if end - start > len(self._scratch):
+                self._resize(end - start)
             return None
-        begin = self._start + HEADER_SIZE
-        header = parse_header(self._view[self._start : begin], self._limits)
-        whole = HEADER_SIZE + header.meta
-        if waiting < whole:
-            if whole > len(self._scratch):
-                self._resize(whole)
-            return None
-        self._start += whole
-        self._meta = bytes(self._view[begin : self._start])
+        self._meta = bytes(self._view[begin:end])
+        self._start = end
         return header
 
     def _resize(self, size: int) -> None:

@@ -14,9 +14,12 @@ class Report:
 
     ``parts`` holds (clock, part, examples, loss sum, correct); ``ranges`` (lease, position reached,
     examples, loss sum, correct), one for each minibatch; ``evaluated`` (lease, examples, loss sum,
-    correct). ``pushes`` counts logical pushes (applied, duplicate, refused); ``versions`` holds (sum
+    correct). Reports of a worker are numbered from 1; one sent again under its number counts once.
+
+    ``pushes`` counts logical pushes (applied, duplicate, refused); ``versions`` holds (sum
     of version staleness, slices); ``repeated`` examples whose push may have reached some primaries
-    before it was given up and computed anew. ``poisoned`` says why its last result was not finite.
+    before it was given up and computed anew. ``unable`` says why the worker cannot work on this
+    run at all, ``poisoned`` says why its last result was not finite.
     """
 
     run: str
@@ -25,6 +28,7 @@ class Report:
     device: str
     data: str
     wants: bool
+    number: int
     initialised: bool = False
     parts: list[tuple[int, int, int, float, int]] = field(default_factory=list)
     ranges: list[tuple[int, int, int, float, int]] = field(default_factory=list)
@@ -33,6 +37,7 @@ class Report:
     versions: tuple[int, int] = (0, 0)
     repeated: int = 0
     poisoned: str | None = None
+    unable: str | None = None
 
 
 @message(97)
@@ -46,7 +51,12 @@ class Heartbeat:
 
 @message(98)
 class Noted:
-    """The report was noted; there is no work within the time a request may wait: ask again."""
+    """The report was noted; there is no work within the time a request may wait: ask again.
+
+    ``recalled`` says that the worker's lease is over before its end.
+    """
+
+    recalled: bool = False
 
 
 @message(99)

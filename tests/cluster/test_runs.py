@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+from nodes.errors import DataError
+from nodes.training.compute import Compute, Floats
+from nodes.training.learner import StepResult
 from paramserver.config import ClusterConfig, PeerConfig
 from paramserver.console import new_identity
 from paramserver.peer import Peer
 from tests.support.cluster import SECRET, cluster, plan_of, recipe_of
+from tests.support.computes import Poisoned
 
 
 async def test_a_cluster_works_on_one_run_after_the_other(tmp_path: Path) -> None:
@@ -54,3 +59,37 @@ async def test_a_worker_that_joins_in_mid_run_gets_work(tmp_path: Path) -> None:
         assert result.status == "done"
         assert result.examples == 30 * 1438
         assert seen == {"peer-0", "late"}
+
+
+async def test_a_run_that_no_worker_can_work_on_fails_at_once_with_their_words(
+    tmp_path: Path,
+) -> None:
+    def refuse(_: Compute) -> Compute:
+        raise DataError("/data/mine.csv: no such file")
+
+    async with cluster(both=2, wrap={"peer-0": refuse, "peer-1": refuse}) as running:
+        plan = plan_of(recipe_of(train__epochs=1))
+        spec = plan.spec(workers=2, min_workers=2, min_shards=2)
+        result, _ = await running.train(plan, spec, tmp_path, lambda _: None)
+        assert (result.status, result.exit_code) == ("failed", 2)
+        assert "peer-0: /data/mine.csv: no such file" in str(result.error)
+        assert len(running.host.coordinator.members.current) == 3, "the peers stay"
+
+
+async def test_a_worker_dropped_from_one_run_computes_in_the_next(tmp_path: Path) -> None:
+    poison = [True]
+
+    class Once(Poisoned):
+        def gradient(self, weights: Floats | None, *where: Any) -> StepResult:
+            return (super() if poison[0] else self._inner).gradient(weights, *where)
+
+    async with cluster(both=2, wrap={"peer-1": lambda inner: Once(inner, True)}) as running:
+        for number in range(2):
+            plan = plan_of(recipe_of(train__epochs=1))
+            spec = plan.spec(workers=2, min_workers=2, min_shards=2)
+            states: list[dict[str, Any]] = []
+            result, _ = await running.train(plan, spec, tmp_path, states.append)
+            assert result.status == "done"
+            assert list(states[-1]["dropped"]) == ([] if number else ["peer-1"])
+            poison[0] = False
+        assert set(states[-1]["workers"]) == {"peer-0", "peer-1"}

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nodes.training.compute import Compute, Floats
-from nodes.training.learner import StepResult
+from nodes.training.compute import Compute
 from paramserver.wire.data import Pull
 from tests.support.cluster import cluster, plan_of, recipe_of, train
+from tests.support.computes import Poisoned, Wrapped
 
 PATIENCE = 0.5
 """Seconds after which a slowed worker goes on: the others may have run out of work."""
@@ -34,27 +34,6 @@ class Steps:
     def wait_for(self, name: str, number: int) -> None:
         with self._changed:
             self._changed.wait_for(lambda: self.done.get(name, 0) >= number, PATIENCE)
-
-
-class Wrapped:
-    """A worker's compute with something done before each gradient."""
-
-    def __init__(self, inner: Compute, before: Callable[[], None], after: Callable[[], None]):
-        self._inner = inner
-        self._before = before
-        self._after = after
-
-    def initial_weights(self, seed: int) -> Floats:
-        return self._inner.initial_weights(seed)
-
-    def evaluate(self, weights: Floats | None, start: int, stop: int) -> StepResult:
-        return self._inner.evaluate(weights, start, stop)
-
-    def gradient(self, weights: Floats | None, *where: Any) -> StepResult:
-        self._before()
-        result = self._inner.gradient(weights, *where)
-        self._after()
-        return result
 
 
 def slowed(lead: int) -> dict[str, Callable[[Compute], Compute]]:
@@ -125,20 +104,6 @@ async def test_the_next_pull_leaves_before_this_minibatch_is_computed(
     assert result.status == "done"
     assert len(seen) == 12
     assert all(seen)
-
-
-class Poisoned(Wrapped):
-    """Gives a NaN, and says so or not."""
-
-    def __init__(self, inner: Compute, honest: bool) -> None:
-        super().__init__(inner, lambda: None, lambda: None)
-        self._honest = honest
-
-    def gradient(self, weights: Floats | None, *where: Any) -> StepResult:
-        result = super().gradient(weights, *where)
-        out: Floats = where[-1]
-        out[3] = np.nan
-        return StepResult(result.loss_sum, result.correct, result.examples, not self._honest)
 
 
 @pytest.mark.parametrize("honest", [True, False])

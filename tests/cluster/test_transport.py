@@ -119,8 +119,7 @@ async def test_many_requests_share_a_connection() -> None:
         )
         assert [reply.message.word for reply in replies] == words
         assert len(server.connections) == 1
-    # One read of small requests may go beyond the number at which reading stops.
-    assert most <= MOST_IN_FLIGHT + 64 * 1024 // 40
+    assert most <= MOST_IN_FLIGHT
 
 
 @both_loops
@@ -355,10 +354,9 @@ async def test_closing_tells_those_who_asked_to_know() -> None:
         async with connected(server.address) as connection:
             connection.add_close_callback(lambda: told.append("client"))
             await connection.request(Ask("x"), deadline=5)
-        assert told == ["client"]
         connection.add_close_callback(lambda: told.append("late"))
+        assert [one for one in told if one != "server"] == ["client", "late"]
         await until(lambda: "server" in told)
-        assert told[:2] == ["client", "late"]
         assert repr(connection).endswith("closed>")
         assert seen[0].connection.remote == YOU
 
@@ -387,8 +385,8 @@ async def test_links_share_one_connection_and_make_it_anew() -> None:
 
 @both_loops
 async def test_who_waits_for_anothers_connection_keeps_its_own_deadline() -> None:
-    async def mute(raw: object) -> None:
-        await asyncio.Event().wait()
+    async def mute(raw: Raw) -> None:
+        await raw.rest()
 
     links = Links(YOU, SECRET)
     async with raw_server(mute, shake=False) as address:

@@ -27,7 +27,7 @@ def test_digits_reaches_its_accuracy_and_leaves_model_and_logs(tmp_path: Path) -
     assert result["device"]
     assert result["pushes"] == {"applied": 2 * result["steps"], "duplicate": 0, "refused": 0}
     output = tmp_path / result["output"]
-    assert json.loads((output / "result.json").read_text())["accuracy"] == result["accuracy"]
+    assert json.loads((output / "result.json").read_text()) == result
     assert {path.name for path in output.glob("*.log")} == {"peer-0.log", "peer-1.log"}
     tensors = load_file(output / "model.safetensors")
     assert tensors["layers.0.weight"].shape == (64, 64)
@@ -88,11 +88,16 @@ def test_a_worker_that_dies_or_freezes_is_replaced_by_the_others(
     assert gone([victim], 3.0) == []
 
 
-def test_peers_leave_within_two_seconds_when_the_launcher_is_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("frozen", [False, True])
+def test_peers_leave_within_two_seconds_when_the_launcher_is_killed(
+    tmp_path: Path, frozen: bool
+) -> None:
     with Running("nodes", "train", "digits", "--epochs", "10000", cwd=tmp_path) as running:
         running.wait_until(lambda: "step" in running.said)
         children = list(running.children().values())
         assert len(children) == 2
+        if frozen:
+            os.kill(children[0], signal.SIGSTOP)
         running.signal(signal.SIGKILL)
         running.process.wait()
         assert gone(children, 2.0) == []
@@ -109,6 +114,16 @@ def test_a_signal_stops_the_run_in_good_order(tmp_path: Path, number: signal.Sig
     assert result["status"] == "stopped"
     assert result["steps"] > 0
     assert (tmp_path / result["output"] / "model.safetensors").exists()
+
+
+def test_a_signal_before_the_run_began_ends_it_as_stopped(tmp_path: Path) -> None:
+    with Running("nodes", "train", "digits", "--json", cwd=tmp_path) as running:
+        running.wait_until(lambda: "parameters" in running.said)
+        running.wait_until(lambda: len(running.children()) == 2)
+        running.signal(signal.SIGINT)
+        code, result = running.finish(20)
+    assert code == -signal.SIGINT
+    assert result["status"] == "stopped"
 
 
 def test_a_second_signal_ends_the_run_at_once(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Any bytes, in any pieces: the wire answers with frames, messages or its own errors."""
 
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -259,10 +260,8 @@ def test_any_array_travels_bit_for_bit(name: str, shape: list[int], noise: bytes
 @given(st.binary(max_size=200))
 @example(b"\x81\xc4\x02nd\xc3")
 def test_any_bytes_are_a_value_or_an_error(data: bytes) -> None:
-    try:
+    with contextlib.suppress(BadMessage):
         unpack(data)
-    except BadMessage:
-        pass
 
 
 array_fields = st.fixed_dictionaries(
@@ -298,10 +297,8 @@ def test_any_value_is_a_message_or_an_error(kind: int, value: Any) -> None:
         data = msgpack.packb(value)
     except (OverflowError, UnicodeEncodeError):
         return
-    try:
+    with contextlib.suppress(BadMessage):
         decode(kind, data)
-    except BadMessage:
-        pass
 
 
 # The handshake

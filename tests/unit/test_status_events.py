@@ -63,7 +63,7 @@ async def listeners(server: StatusServer, count: int) -> None:
     """Wait until the server has this many listeners."""
     async with asyncio.timeout(10):
         # A listener comes and goes inside the server, which tells nobody but its repr.
-        while f", {count} of " not in repr(server):  # noqa: ASYNC110
+        while f", {count} of " not in repr(server):
             await asyncio.sleep(0.01)
 
 

@@ -34,7 +34,11 @@ def test_a_histogram_knows_mean_and_maximum() -> None:
     seen = Histogram()
     assert (seen.mean, seen.max, seen.total) == (0.0, 0, 0)
     seen.add(4)
-    seen.add(0, times=3)
+    for _ in range(3):
+        seen.add(0)
     assert (seen.mean, seen.max, seen.total) == (1.0, 4, 4)
     assert seen.dump() == {"0": 3, "4": 1}
-    assert repr(seen) == "<Histogram of 4: mean 1.00, max 4>"
+    seen.add(100)
+    assert seen.dump() == {"0": 3, "4": 1, "64": 1}
+    assert (seen.mean, seen.max) == (20.8, 100)
+    assert repr(seen) == "<Histogram of 5: mean 20.80, max 100>"

@@ -14,6 +14,8 @@ WORKER = PeerId("worker-0", 7)
 def test_a_retry_joins_the_push_in_work_and_is_answered_once_it_is_applied() -> None:
     ledger = Ledger()
     assert ledger.judge(WORKER, 0, 0) is Verdict.NEW
+    assert ledger.judge(WORKER, 0, 0) is Verdict.NEW, "judging changes nothing"
+    ledger.begin(WORKER, 0, 0)
     assert ledger.judge(WORKER, 0, 0) is Verdict.IN_WORK
     assert not ledger.applied(WORKER, 0)
     ledger.finish(WORKER, 0)
@@ -24,9 +26,10 @@ def test_a_retry_joins_the_push_in_work_and_is_answered_once_it_is_applied() -> 
 def test_what_is_settled_is_forgotten_and_refused() -> None:
     ledger = Ledger()
     for sequence in range(3):
-        ledger.judge(WORKER, sequence, 0)
+        ledger.begin(WORKER, sequence, 0)
         ledger.finish(WORKER, sequence)
     assert ledger.judge(WORKER, 3, 2) is Verdict.NEW
+    ledger.begin(WORKER, 3, 2)
     with pytest.raises(StaleSequence, match="below 2"):
         ledger.judge(WORKER, 1, 2)
     assert ledger.judge(WORKER, 2, 2) is Verdict.APPLIED
@@ -39,7 +42,7 @@ def test_the_window_is_bounded() -> None:
 
 def test_an_evicted_incarnation_is_refused_for_good_and_a_later_one_is_not() -> None:
     ledger = Ledger()
-    ledger.judge(WORKER, 0, 0)
+    ledger.begin(WORKER, 0, 0)
     assert ledger.evict(WORKER) == 0
     with pytest.raises(Evicted, match="worker-0"):
         ledger.judge(WORKER, 0, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paramserver.errors import ConfigurationError, Evicted
+from paramserver.errors import Evicted
 from paramserver.runtable import Phase, RunTable
 from paramserver.spec import RunSpec, TableSpec
 from paramserver.types import PeerId
@@ -30,8 +31,12 @@ def spec(consistency: str = "bsp", **other: Any) -> RunSpec:
     return RunSpec(**values)
 
 
+NUMBERS = itertools.count(1)
+
+
 def report(who: PeerId, **said: Any) -> Report:
     return Report(
+        number=said.pop("number", next(NUMBERS)),
         run="run",
         worker=who.name,
         incarnation=who.incarnation,
@@ -134,8 +139,17 @@ def test_a_silent_worker_is_dropped_before_the_deadline_and_one_cut_off_sooner()
     assert table.tick(7.0) == []
     assert table.tick(7.1) == [B]
     table.link_lost(A, 7.1)
-    assert table.tick(8.0) == []
-    assert table.tick(8.2) == [A]
+    assert table.tick(8.9) == [], "its next heartbeat may be due"
+    assert table.tick(9.0) == [A]
+    assert table.dropped[A].startswith("its connection ended 1.9 s ago")
+
+
+def test_a_worker_heard_of_after_its_connection_broke_is_kept() -> None:
+    table = RunTable(spec(deadline=60.0), 0.0)
+    started(table, A)
+    table.link_lost(A, 1.0)
+    table.hear(A, 8.0)
+    assert table.tick(20.0) == []
 
 
 def test_a_run_that_nobody_works_on_fails_after_a_while() -> None:
@@ -160,10 +174,27 @@ def test_a_poisoned_worker_is_quarantined_and_two_in_short_order_mean_divergence
     assert "a: NaN; b: NaN" in str(table.error)
 
 
-def test_a_worker_with_other_data_is_refused_by_name() -> None:
-    table = RunTable(spec(data_fingerprint="abc"), 0.0)
-    with pytest.raises(ConfigurationError, match="worker a has other data"):
+def test_a_worker_with_other_data_is_dropped_and_without_another_the_run_fails() -> None:
+    table = RunTable(spec(data_fingerprint="abc", min_workers=2), 0.0)
+    with pytest.raises(Evicted, match="other data"):
         table.report(report(A, data="xyz"), 0.0)
+    assert not table.finished
+    table.report(report(B, unable="no such file: x.csv"), 0.0)
+    assert table.finished
+    assert table.exit_code == 2
+    assert "a: it has other data" in str(table.error)
+    assert "b: no such file: x.csv" in str(table.error)
+
+
+def test_a_report_sent_again_counts_once() -> None:
+    table = RunTable(spec("asp", parts=1), 0.0)
+    started(table, A)
+    work = table.work_for(A, 0.0)
+    assert isinstance(work, Range)
+    said = report(A, ranges=[(work.lease, 16, 16, 1.0, 1)], pushes=(1, 0, 0), repeated=3)
+    table.report(said, 0.0)
+    table.report(said, 0.0)
+    assert (table.pushes, table.repeated_examples, table.examples) == ([1, 0, 0], 3, 16)
 
 
 def test_a_stopped_run_finishes_what_is_under_way() -> None:
@@ -185,6 +216,7 @@ def test_every_example_is_counted_once_whoever_dies(seed: int, consistency: str)
     table = RunTable(spec(consistency, parts=4 if consistency == "bsp" else 1), 0.0)
     alive: list[PeerId] = []
     held: dict[PeerId, Any] = {}
+    trained: set[tuple[int, int]] = set()
     lives = 0
     for _ in range(5000):
         if table.finished:
@@ -212,13 +244,17 @@ def test_every_example_is_counted_once_whoever_dies(seed: int, consistency: str)
             said["parts"] = [(work.clock, part, b - a, 1.0, 1) for part, a, b in some]
         elif isinstance(work, Range):
             stop = min(work.start + work.batch_size, work.stop)
+            trained.update((work.epoch, position) for position in range(work.start, stop))
             said["ranges"] = [(work.lease, stop, stop - work.start, 1.0, 1)]
         elif isinstance(work, Evaluate):
             said["evaluated"] = [(work.lease, work.stop - work.start, 1.0, 1)]
+        told = report(who, **said)
         for _ in range(chance.choice([1, 1, 2])):
-            table.report(report(who, **said), 0.0)
+            table.report(told, 0.0)
     assert table.finished, f"seed {seed}: {table!r}"
     assert table.examples == 200
+    if consistency != "bsp":
+        assert trained == {(epoch, position) for epoch in (0, 1) for position in range(100)}
     assert table.test.examples == 30
     assert table.epochs_done == 2
     assert table.last_epoch.examples == 100

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from kernels.engine import open_engine
 from paramserver.applier import Applier
 from paramserver.errors import BadMessage, Evicted, Moved, NonFinite, Refused, UnknownTable
+from paramserver.ledger import Verdict
 from paramserver.spec import Rule, TableSpec
 from paramserver.store import Accepted, Floats, Shared, Slice, Store, Table, aligned, is_finite
 from paramserver.types import PeerId
@@ -138,7 +139,7 @@ def test_parts_are_summed_in_part_order_and_weighted_by_examples() -> None:
     # (1e8 − 1e8) + 1 is 1; in another order float32 loses the 1.
     assert (bench.weights() == -0.25).all()
     assert [held.clock for held in bench.slices] == [1, 1, 1]
-    assert sorted(bench.freed) == [0, 1, 2]
+    assert sorted(bench.freed) == [0, 1], "part 2 was copied: it holds no memory while it waits"
 
 
 def test_the_first_copy_of_a_part_counts_and_one_of_a_closed_clock_does_nothing() -> None:
@@ -170,13 +171,36 @@ def test_slices_elsewhere_or_under_another_epoch_are_refused_with_what_is_known(
 def test_an_evicted_worker_is_refused_also_by_slices_that_come_later() -> None:
     bench = Bench()
     bench.finish(bench.push(A, 0, 1.0))
-    assert bench.store.evict(A) == 0
+    assert bench.store.evict(bench.table, A) == 0
     with pytest.raises(Evicted):
         bench.push(A, 1, 1.0)
-    bench.store.adopt("late", TableSpec(size=10), 1, [(0, 1)])
-    held = bench.store.find(bench.store.table("late"), 0, 1)
+    spec = bench.table.spec
+    bench.store.adopt("t", spec, 1, [(0, 7)])
+    bench.store.adopt("t", spec, 1, [(0, 7), (1, 9)])
     with pytest.raises(Evicted):
-        held.ledger.judge(A, 0, 0)
+        bench.store.find(bench.table, 1, 9).ledger.judge(A, 1, 0)
+    bench.store.adopt("next", TableSpec(size=10), 1, [(0, 1)])
+    later = bench.store.find(bench.store.table("next"), 0, 1)
+    assert later.ledger.judge(A, 0, 0) is Verdict.NEW, "another run's table knows nothing of it"
+
+
+def test_a_push_that_one_slice_refuses_changes_no_other() -> None:
+    bench = Bench()
+    bench.slices[2].ledger.evict(A)
+    with pytest.raises(Evicted):
+        bench.push(A, 0, 1.0)
+    assert all(held.ledger.judge(A, 0, 0) is Verdict.NEW for held in bench.slices[:2])
+    assert [held.accepted for held in bench.slices] == [0, 0, 0]
+
+
+def test_parts_that_wait_hold_no_memory_of_their_requests() -> None:
+    bench = Bench(parts=3)
+    for part in (2, 1):
+        accepted = bench.stage(0, part, np.ones(SIZE, np.float32))
+        assert accepted.jobs == []
+    bench.finish(bench.stage(0, 0, np.ones(SIZE, np.float32)))
+    assert bench.freed == [0]
+    assert (bench.weights() == -1).all()
 
 
 def test_first_weights_are_set_once_and_must_be_finite() -> None:

@@ -43,7 +43,7 @@ def test_every_damaged_bit_is_seen() -> None:
 
 def test_what_is_no_frame_is_shown() -> None:
     with pytest.raises(BadFrame, match="no frame: b'GET / HTTP/1.1"):
-        parse_header(b"GET / HTTP/1.1\r\nHost: somewhere.example\r\n", LIMITS)
+        parse_header(b"GET / HTTP/1.1\r\nHost: somewhere.example\r", LIMITS)
 
 
 def test_another_version_is_named_even_where_the_rest_has_another_layout() -> None:
@@ -51,11 +51,11 @@ def test_another_version_is_named_even_where_the_rest_has_another_layout() -> No
         parse_header(b"PS\x09" + b"\xff" * 37, LIMITS)
 
 
-@pytest.mark.parametrize("place", [4, 5, 6, 7])
+@pytest.mark.parametrize("place", [3, 4, 5, 7])
 def test_flags_without_a_meaning_are_refused(place: int) -> None:
     data = bytearray(HEADER.serialize())
     data[place] |= 0x80
-    with pytest.raises(BadFrame, match="unknown meaning"):
+    with pytest.raises(BadFrame, match="some flag has no meaning"):
         parse_header(resealed(bytes(data)), LIMITS)
 
 
