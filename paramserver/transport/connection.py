@@ -13,13 +13,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
-import socket
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
-from paramserver.config import is_loopback
 from paramserver.errors import (
     AuthenticationFailed,
     BadMessage,
@@ -31,6 +27,7 @@ from paramserver.errors import (
     Unsupported,
     VersionMismatch,
 )
+from paramserver.transport.asking import Asking, Pending
 from paramserver.transport.exchange import (
     Answer,
     Buffer,
@@ -45,6 +42,7 @@ from paramserver.transport.exchange import (
 )
 from paramserver.transport.memory import Budget, Memory, Turn
 from paramserver.transport.outbox import Outbox, flat
+from paramserver.transport.sockets import is_local, peer_address, tune
 from paramserver.wire.frames import BEFORE_HANDSHAKE, Flags, Header, Limits
 from paramserver.wire.handshake import ClientHandshake, Identity, ServerHandshake
 from paramserver.wire.messages import Failure, decode, encode
@@ -60,23 +58,11 @@ HANDSHAKE_DEADLINE = 5.0
 STALL_DEADLINE = 30.0
 CLOSING_DEADLINE = 0.5
 FLUSH_DEADLINE = 0.25
-HIGHEST_NUMBER = 0xFFFFFFFF
 TRANSPORT_KINDS = 16
-KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 
 _NONE = int(Flags.NONE)
 _REPLY = int(Flags.REPLY)
 _INTERIM = int(Flags.INTERIM)
-
-
-@dataclass(slots=True)
-class _Pending:
-    future: asyncio.Future[Frame]
-    into: Sequence[memoryview] | None
-    on_interim: Callable[[Any], None] | None
-    name: str
-    deadline: float
-    until: float
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -109,16 +95,13 @@ class Connection(asyncio.BufferedProtocol):
         self._receiver = Receiver(BEFORE_HANDSHAKE, self._choose)
         self._transport: asyncio.Transport | None = None
         self._outbox: Outbox | None = None
-        self._pending: dict[int, _Pending] = {}
-        self._number = 0
+        self._asking = Asking(self._loop, self._late)
         self._tasks: set[asyncio.Task[None]] = set()
         self._turn: Turn | None = None
         self._reading = True
         self._why: Exception | None = None
         self._callbacks: list[Callable[[], None]] = []
         self._timer: asyncio.TimerHandle | None = None
-        self._alarm: asyncio.TimerHandle | None = None
-        self._alarm_at = math.inf
         self._taken = 0
         self._progress = 0.0
         self._refusal: ParamserverError | None = None
@@ -130,7 +113,7 @@ class Connection(asyncio.BufferedProtocol):
         self.closed = False
 
     def __repr__(self) -> str:
-        state = "closed" if self.closed else f"{len(self._pending)} pending"
+        state = "closed" if self.closed else f"{len(self._asking)} pending"
         return f"<Connection to {self.remote.name or 'nobody yet'} at {self.address}, {state}>"
 
     # The event loop's side
@@ -138,14 +121,10 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin the handshake."""
         self._transport = cast(asyncio.Transport, transport)
-        self.address = _peer_address(self._transport)
-        raw = self._transport.get_extra_info("socket")
-        if raw is not None and raw.family in (socket.AF_INET, socket.AF_INET6):
-            _tune(raw)
+        self.address = peer_address(self._transport)
+        tune(self._transport)
         if self._checksum is None:
-            self._checksum = not (
-                self.address.startswith("unix:") or is_loopback(self.address.rpartition(":")[0])
-            )
+            self._checksum = not is_local(self.address)
         self._outbox = Outbox(self._transport, self._checksum)
         if self._refusal is not None:
             self.refuse(self._refusal)
@@ -176,7 +155,6 @@ class Connection(asyncio.BufferedProtocol):
         self._stop(exc)
         if self._timer is not None:
             self._timer.cancel()
-        self._set_alarm(math.inf)
         if self._outbox is not None:
             self._outbox.let_go()
         if not self.ended.done():
@@ -206,21 +184,20 @@ class Connection(asyncio.BufferedProtocol):
     def _choose(self, header: Header) -> Place | None:
         """Choose where a body goes; None where the budget has no room now."""
         if header.flags & _REPLY:
-            pending = self._pending.get(header.request)
+            pending = self._asking.get(header.request)
             if pending is None or pending.into is None or header.flags & _INTERIM:
                 return Discard(header.body)
             room = sum(map(len, pending.into))
             if room == header.body:
                 return Into(pending.into)
-            if not pending.future.done():
-                pending.future.set_exception(
-                    BadMessage(
-                        f"a reply of {header.body} bytes from {self.remote.name} where {room} "
-                        "were asked for"
-                    )
+            pending.fail(
+                BadMessage(
+                    f"a reply of {header.body} bytes from {self.remote.name} where {room} "
+                    "were asked for"
                 )
+            )
             return Discard(header.body)
-        if self._handler is None:
+        if self._handler is None or header.request == 0:
             return Discard(header.body)
         memory = self._budget.take(header.body)
         if memory is None:
@@ -272,13 +249,18 @@ class Connection(asyncio.BufferedProtocol):
 
     def _receive_reply(self, frame: Frame) -> None:
         header = frame.header
-        pending = self._pending.get(header.request)
+        pending = self._asking.get(header.request)
         if pending is None or pending.future.done():
             return
         if not header.flags & _INTERIM:
             pending.future.set_result(frame)
         elif pending.on_interim is not None:
-            pending.on_interim(decode(header.kind, frame.meta))
+            message = decode(header.kind, frame.meta)
+            try:
+                pending.on_interim(message)
+            except Exception as error:
+                # The requester's own: it fails that request, not everybody's connection.
+                pending.future.set_exception(error)
 
     def _receive_request(self, frame: Frame) -> None:
         """Hand a request to the handler; an answer that takes time gets a task of its own."""
@@ -396,15 +378,8 @@ class Connection(asyncio.BufferedProtocol):
         """
         if self.closed:
             raise self._lost()
-        future: asyncio.Future[Frame] = self._loop.create_future()
         views = None if into is None else [*map(flat, into)]
-        until = self._loop.time() + deadline
-        number = self._next_number()
-        self._pending[number] = _Pending(
-            future, views, on_interim, type(message).__name__, deadline, until
-        )
-        if until < self._alarm_at:
-            self._set_alarm(until)
+        number, future = self._asking.add(type(message).__name__, deadline, views, on_interim)
         unsent: list[Sequence[Buffer]] = []
         try:
             if body:
@@ -418,7 +393,7 @@ class Connection(asyncio.BufferedProtocol):
                 await self._flush()
             raise
         finally:
-            self._pending.pop(number, None)
+            self._asking.remove(number)
             if into is not None:
                 self._receiver.forget(number)
             if unsent and self._outbox is not None:
@@ -430,37 +405,13 @@ class Connection(asyncio.BufferedProtocol):
             raise error_of(answer)
         return Reply(answer)
 
-    def _next_number(self) -> int:
-        """Return a number that no request under way has; 0 is nobody's."""
-        while True:
-            self._number = self._number % HIGHEST_NUMBER + 1
-            if self._number not in self._pending:
-                return self._number
-
-    def _set_alarm(self, until: float) -> None:
-        """Wake at the soonest deadline; one timer serves all requests, most of which are answered."""
-        if self._alarm is not None:
-            self._alarm.cancel()
-        self._alarm_at = until
-        self._alarm = self._loop.call_at(until, self._give_up) if until < math.inf else None
-
-    def _give_up(self) -> None:
-        """Fail the requests whose deadline has passed."""
-        now = self._loop.time()
-        # A timer may ring a clock's tick early.
-        due = max(now, self._alarm_at)
-        for pending in self._pending.values():
-            if pending.until <= due and not pending.future.done():
-                pending.future.set_exception(
-                    DeadlineExceeded(
-                        f"no answer to {pending.name} from {self.remote.name} at {self.address} "
-                        f"after {pending.deadline:.1f} s, last heard {now - self.last_heard:.1f} s "
-                        "ago: check that peer, or raise cluster.deadline"
-                    )
-                )
-        waiting = [one.until for one in self._pending.values() if not one.future.done()]
-        self._alarm = None
-        self._set_alarm(min(waiting, default=math.inf))
+    def _late(self, pending: Pending) -> DeadlineExceeded:
+        silent = self._loop.time() - self.last_heard
+        return DeadlineExceeded(
+            f"no answer to {pending.name} from {self.remote.name} at {self.address} after "
+            f"{pending.deadline:.1f} s, last heard {silent:.1f} s ago: check that peer, or raise "
+            "cluster.deadline"
+        )
 
     async def _flush(self) -> None:
         """Wait a moment until all that was written has left."""
@@ -565,9 +516,7 @@ class Connection(asyncio.BufferedProtocol):
         if turn is not None:
             self._budget.cancel(turn)
         self._receiver.close()
-        for pending in self._pending.values():
-            if not pending.future.done():
-                pending.future.set_exception(self._lost())
+        self._asking.fail(self._lost)
         for task in self._tasks:
             task.cancel()
         callbacks, self._callbacks = self._callbacks, []
@@ -605,23 +554,6 @@ class Connection(asyncio.BufferedProtocol):
                 self._loop.call_soon(self._take)
             else:
                 self._transport.pause_reading()
-
-
-def _tune(raw: socket.socket) -> None:
-    """Send at once, and notice a machine that went away without a word."""
-    raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in KEEPALIVE.items():
-        if hasattr(socket, name):
-            raw.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-
-
-def _peer_address(transport: asyncio.BaseTransport) -> str:
-    name = transport.get_extra_info("peername")
-    if isinstance(name, tuple):
-        host = f"[{name[0]}]" if ":" in name[0] else name[0]
-        return f"{host}:{name[1]}"
-    return f"unix:{name or transport.get_extra_info('sockname') or ''}"
 
 
 async def connect(

@@ -242,11 +242,11 @@ async def test_numbers_wrap_around_past_those_in_use_and_zero() -> None:
 
     async with serving(handler) as server, connected(server.address) as connection:
         waiting = asyncio.create_task(connection.request(Ask("wait"), deadline=5))
-        await until(lambda: connection._number == 1)
-        connection._number = 2**32 - 2
+        await until(lambda: connection._asking._number == 1)
+        connection._asking._number = 2**32 - 2
         for word in "abc":
             assert (await connection.request(Ask(word), deadline=5)).message.word == word
-        assert connection._number == 3
+        assert connection._asking._number == 3
         release.set()
         assert (await waiting).message.word == "wait"
 
@@ -269,7 +269,7 @@ async def test_a_deadline_names_who_was_waited_for() -> None:
         assert text.endswith("check that peer, or raise cluster.deadline")
         assert not connection.closed
         assert (await connection.request(Ask("x"), deadline=5)).message == Told("x")
-        assert connection._pending == {}
+        assert len(connection._asking) == 0
 
 
 @pytest.mark.parametrize("how", ["deadline", "cancel"])

@@ -108,7 +108,7 @@ async def test_a_request_that_gave_up_sends_nothing_of_what_its_memory_holds_lat
             connection.request(Ask("x"), [body], deadline=0.2 if how == "deadline" else 5)
         )
         other = asyncio.create_task(connection.request(Ask("y"), deadline=5))
-        await until(lambda: len(connection._pending) == 2)
+        await until(lambda: len(connection._asking) == 2)
         closing = None
         if how == "cancel":
             asked.cancel()
@@ -141,7 +141,7 @@ async def test_a_cancelled_request_whose_body_leaves_at_once_harms_nobody() -> N
     async with serving(handler) as server, connected(server.address) as connection:
         asked = asyncio.create_task(connection.request(Ask("never"), [bytes(LARGE)], deadline=5))
         other = asyncio.create_task(connection.request(Ask("x"), deadline=5))
-        await until(lambda: len(connection._pending) == 2)
+        await until(lambda: len(connection._asking) == 2)
         asked.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asked
