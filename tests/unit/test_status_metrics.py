@@ -55,9 +55,9 @@ def run_snapshot() -> dict[str, Any]:
     )
     one, two = PeerId("peer-0", 1), PeerId("peer-1", 1)
     for who in (one, two):
-        table.report(Report("mnist", who.name, who.incarnation, "numpy", "", True), 0.0)
+        table.report(Report("mnist", who.name, who.incarnation, "numpy", "", True, 1), 0.0)
     table.work_for(one, 0.0)
-    table.report(Report("mnist", one.name, 1, "numpy", "", True, initialised=True), 0.0)
+    table.report(Report("mnist", one.name, 1, "numpy", "", True, 2, initialised=True), 0.0)
     table.drop(two, "left", 1.0)
     table.report(
         Report(
@@ -67,6 +67,7 @@ def run_snapshot() -> dict[str, Any]:
             "numpy",
             "",
             True,
+            3,
             parts=[(0, 0, 16, 8.0, 12), (0, 1, 16, 24.0, 4)],
             pushes=(0, 1, 0),
         ),
