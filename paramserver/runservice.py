@@ -10,6 +10,7 @@ from typing import Any
 
 from paramserver.errors import NotReady, Refused, RequestFailed, UnknownTable
 from paramserver.mapview import MapView
+from paramserver.runreport import snapshot
 from paramserver.runtable import RunTable, Work
 from paramserver.spec import RunSpec
 from paramserver.transport.connection import Connection
@@ -86,7 +87,7 @@ class RunService:
 
     def snapshot(self) -> dict[str, Any]:
         """Return the run's state for people."""
-        return self.table.snapshot(self._now())
+        return snapshot(self.table, self._now())
 
     async def _evict(self, who: PeerId) -> None:
         """Have every primary refuse an incarnation, then lend its work again."""

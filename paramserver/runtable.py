@@ -12,12 +12,10 @@ Times are seconds of a monotonic clock given by the caller as ``now``.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
-from enum import Enum
-from typing import Any
 
 from paramserver.clocks import Histogram, admitted, cut
 from paramserver.errors import BadMessage, Evicted
+from paramserver.runstate import Epoch, Lease, Phase, Tally, Worker
 from paramserver.spec import RunSpec
 from paramserver.types import PeerId, Span
 from paramserver.wire.run import Evaluate, Finished, MakeWeights, Parts, Range, Report
@@ -30,77 +28,6 @@ RECENT_EXAMPLES = 4096
 STRIKE_STEPS = 100
 SILENT_SHARE = 0.7
 LINK_GRACE = 1.0
-
-
-class Phase(Enum):
-    """Where a run stands."""
-
-    INITIALISE = "initialise"
-    TRAIN = "train"
-    EVALUATE = "evaluate"
-    FINISHED = "finished"
-
-
-@dataclass(slots=True)
-class Tally:
-    """Sums over examples."""
-
-    examples: int = 0
-    loss: float = 0.0
-    correct: int = 0
-
-    def add(self, examples: int, loss: float, correct: int) -> None:
-        """Add one result."""
-        self.examples += examples
-        self.loss += loss
-        self.correct += correct
-
-    @property
-    def mean_loss(self) -> float | None:
-        """Loss per example, None where there is none."""
-        return self.loss / self.examples if self.examples else None
-
-    @property
-    def accuracy(self) -> float | None:
-        """Share of examples classified right, None where there is none."""
-        return self.correct / self.examples if self.examples else None
-
-
-@dataclass(slots=True)
-class Lease:
-    """Examples lent to one incarnation: ``done`` of ``span`` is recorded."""
-
-    number: int
-    epoch: int
-    span: Span
-    done: int
-    evaluate: bool = False
-
-
-@dataclass(slots=True)
-class Worker:
-    """An active worker as the run table sees it."""
-
-    id: PeerId
-    device: str
-    joined: float
-    heard: float
-    cut: float | None = None
-    reports: int = 0
-    clock: int = 0
-    pushes: int = 0
-    examples: int = 0
-    lease: Lease | None = None
-    makes_weights: bool = False
-
-
-@dataclass(slots=True)
-class Epoch:
-    """An epoch under way in ssp or asp: what is lent up to ``lent``, and how much is done."""
-
-    number: int
-    lent: int = 0
-    tally: Tally = field(default_factory=Tally)
 
 
 class RunTable:
@@ -668,51 +595,3 @@ class RunTable:
         if self.started is None:
             return 0.0
         return (self.ended if self.ended is not None else now) - self.started
-
-    def snapshot(self, now: float) -> dict[str, Any]:
-        """Return the run's state as JSON-able values, for progress and status pages."""
-        spent = self.seconds(now)
-        loss = self.last_epoch if self.last_epoch.examples else self.recent
-        return {
-            "run": self.spec.name,
-            "attempt": self.spec.attempt,
-            "phase": self.phase.value,
-            "status": self.status,
-            "error": self.error,
-            "exit_code": self.exit_code,
-            "consistency": self.spec.table.consistency,
-            "epochs": self.epochs_done,
-            "epochs_wanted": self.spec.epochs,
-            "clock": self.clock,
-            "final_clock": self.final_clock,
-            "steps": self.steps,
-            "examples": self.examples,
-            "examples_wanted": self.spec.examples * self.spec.epochs,
-            "repeated_examples": self.repeated_examples,
-            "seconds": spent,
-            "longest_pause": self.longest_pause,
-            "samples_per_second": self.examples / spent if spent > 0 else 0.0,
-            "loss": loss.mean_loss,
-            "recent_loss": self.recent.mean_loss,
-            "recent_accuracy": self.recent.accuracy,
-            "test_loss": self.test.mean_loss,
-            "test_accuracy": self.test.accuracy,
-            "staleness": {
-                "mean": self.staleness.mean,
-                "max": self.staleness.max,
-                "versions_mean": self.versions[0] / self.versions[1] if self.versions[1] else 0.0,
-                "clocks": self.staleness.dump(),
-            },
-            "pushes": dict(zip(("applied", "duplicate", "refused"), self.pushes, strict=True)),
-            "workers": {
-                who.name: {
-                    "incarnation": who.incarnation,
-                    "device": worker.device,
-                    "clock": worker.clock,
-                    "examples": worker.examples,
-                    "heard_ago": now - worker.heard,
-                }
-                for who, worker in self.workers.items()
-            },
-            "dropped": {who.name: why for who, why in self.dropped.items()},
-        }

@@ -22,7 +22,7 @@ class ProgressLines:
         self._dropped: set[str] = set()
 
     def __call__(self, state: dict[str, Any]) -> None:
-        """Take a run's state; see `paramserver.runtable.RunTable.snapshot`."""
+        """Take a run's state; see `paramserver.runreport.snapshot`."""
         for name, why in state["dropped"].items():
             if name not in self._dropped:
                 self._dropped.add(name)

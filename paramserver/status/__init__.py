@@ -20,7 +20,7 @@ other keys that are missing or null.
 ``map``          ``serial``, and ``tables`` by name: ``size`` in float32 values, ``slices``, how
                  many are ``held`` here, and if any: ``clock applied repeated refused staleness``
 ``run``          null; on the peer that holds the run table what
-                 `paramserver.runtable.RunTable.snapshot` returns; elsewhere ``run``, its name, and
+                 `paramserver.runreport.snapshot` returns; elsewhere ``run``, its name, and
                  ``at``, that peer's name
 
 JSON knows no NaN and no infinity: such a number is null in it. Metrics keep it.

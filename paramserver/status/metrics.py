@@ -17,7 +17,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from paramserver.runtable import Phase
+from paramserver.runstate import Phase
 
 STALENESS_BOUNDS = (0, 1, 2, 4, 8, 16, 32, 64, 128)
 

@@ -102,8 +102,6 @@ class Connection(asyncio.BufferedProtocol):
         self._why: Exception | None = None
         self._callbacks: list[Callable[[], None]] = []
         self._timer: asyncio.TimerHandle | None = None
-        self._taken = 0
-        self._progress = 0.0
         self._refusal: ParamserverError | None = None
         self.opened: asyncio.Future[None] = self._loop.create_future()
         self.ended: asyncio.Future[None] = self._loop.create_future()
@@ -384,13 +382,11 @@ class Connection(asyncio.BufferedProtocol):
         try:
             if body:
                 unsent.append(body)
-                self._send(message, _NONE, number, body, attempt=attempt, on_sent=unsent.clear)
-            else:
-                self._send(message, _NONE, number, attempt=attempt)
+            self._send(message, _NONE, number, body, attempt=attempt, on_sent=unsent.clear)
             frame = await future
         except asyncio.CancelledError:
-            if unsent and not self.closed:
-                await self._flush()
+            if unsent and self._outbox is not None and not self.closed:
+                await self._outbox.flush(FLUSH_DEADLINE)
             raise
         finally:
             self._asking.remove(number)
@@ -399,7 +395,7 @@ class Connection(asyncio.BufferedProtocol):
             if unsent and self._outbox is not None:
                 self._outbox.settle()
             if unsent:
-                self._cut(ConnectionLost(f"{type(message).__name__} was only partly sent"))
+                self.abort(ConnectionLost(f"{type(message).__name__} was only partly sent"))
         answer = decode(frame.header.kind, frame.meta)
         if isinstance(answer, Failure):
             raise error_of(answer)
@@ -412,15 +408,6 @@ class Connection(asyncio.BufferedProtocol):
             f"{pending.deadline:.1f} s, last heard {silent:.1f} s ago: check that peer, or raise "
             "cluster.deadline"
         )
-
-    async def _flush(self) -> None:
-        """Wait a moment until all that was written has left."""
-        assert self._outbox is not None
-        empty = asyncio.Event()
-        self._outbox.when_sent(empty.set)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(FLUSH_DEADLINE):
-                await empty.wait()
 
     # Life
 
@@ -441,9 +428,9 @@ class Connection(asyncio.BufferedProtocol):
         tasks = self._tasks - {asyncio.current_task()}
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def abort(self) -> None:
-        """End the connection now; what was not sent is dropped."""
-        self._stop(None)
+    def abort(self, why: Exception | None = None) -> None:
+        """End the connection now; of what was not sent not one more byte leaves."""
+        self._stop(why)
         if self._outbox is not None:
             self._outbox.cut()
 
@@ -473,12 +460,6 @@ class Connection(asyncio.BufferedProtocol):
             self._timer.cancel()
         self._timer = self._loop.call_later(CLOSING_DEADLINE, self.abort)
 
-    def _cut(self, why: Exception) -> None:
-        """Close so that not one more byte leaves: the memory behind them is no longer ours."""
-        self._stop(why)
-        if self._outbox is not None:
-            self._outbox.cut()
-
     def _handshake_late(self) -> None:
         self.refuse(
             Unreachable(
@@ -489,17 +470,12 @@ class Connection(asyncio.BufferedProtocol):
     def _look(self) -> None:
         """End a connection whose other side stopped half-way: it may hold memory for ever."""
         assert self._outbox is not None
-        now = self._loop.time()
-        deadline = self._stall_deadline
-        self._timer = self._loop.call_later(deadline / 2, self._look)
-        if self._reading and self._receiver.incomplete and now - self.last_heard > deadline:
-            self._cut(ConnectionLost(f"silent for {deadline:g} s in the middle of a frame"))
-        taken = self._outbox.taken
-        if not self._outbox.waiting or taken != self._taken:
-            self._taken = taken
-            self._progress = now
-        elif now - self._progress > deadline:
-            self._cut(ConnectionLost(f"nothing that was sent was taken for {deadline:g} s"))
+        now, seconds = self._loop.time(), self._stall_deadline
+        self._timer = self._loop.call_later(seconds / 2, self._look)
+        if self._outbox.stalled(now, seconds):
+            self.abort(ConnectionLost(f"nothing that was sent was taken for {seconds:g} s"))
+        elif self._reading and self._receiver.incomplete and now - self.last_heard > seconds:
+            self.abort(ConnectionLost(f"silent for {seconds:g} s in the middle of a frame"))
 
     def _stop(self, why: Exception | None) -> None:
         """Stop asking, serving and receiving; fail and cancel what is under way."""

@@ -29,6 +29,7 @@ class Outbox:
         self._checksum = checksum
         self._unsent: deque[tuple[int, Callable[[], None]]] = deque()
         self._written = 0
+        self._seen = (0, 0.0)
         # With a low and a high mark of zero the transport tells each time that its buffer is empty.
         transport.set_write_buffer_limits(high=0)
 
@@ -96,6 +97,21 @@ class Outbox:
             self._unsent.append((self._written, call))
         else:
             call()
+
+    def stalled(self, now: float, seconds: float) -> bool:
+        """Say whether nothing was taken for ``seconds``, as far as calls of this could see."""
+        taken = self.taken
+        if taken != self._seen[0] or not self.waiting:
+            self._seen = (taken, now)
+        return now - self._seen[1] > seconds
+
+    async def flush(self, seconds: float) -> None:
+        """Wait until all written so far has left, for ``seconds`` at most."""
+        empty = asyncio.Event()
+        self.when_sent(empty.set)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await empty.wait()
 
     def settle(self) -> None:
         """Let go of the memory of the frames that have left."""

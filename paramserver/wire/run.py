@@ -139,7 +139,7 @@ class Follow:
 
 @message(107)
 class Snapshot:
-    """A run's state for people: see `paramserver.runtable.RunTable.snapshot`."""
+    """A run's state for people: see `paramserver.runreport.snapshot`."""
 
     serial: int
     state: dict[str, Any]

@@ -15,15 +15,15 @@ from tests.support.cluster import plan_of, recipe_of, train, train_alone
 Doubles = npt.NDArray[np.float64]
 
 
-@pytest.mark.parametrize("device", ["numpy", "auto"])
-async def test_weights_are_the_same_bits_whoever_computes(tmp_path: Path, device: str) -> None:
-    alone = hashlib.sha256(train_alone(recipe_of(train__epochs=1), 4, device)).hexdigest()
+async def test_weights_are_the_same_bits_whoever_computes(tmp_path: Path) -> None:
+    # Not on the numpy device: its products are BLAS's, whose threads decide how they are summed.
+    alone = hashlib.sha256(train_alone(recipe_of(train__epochs=1), 4)).hexdigest()
     recipe = recipe_of(train__epochs=1, train__parts=4)
     seen = {"alone": alone}
     for workers in (1, 2, 4):
         for shards in (1, 3):
             result, weights = await train(
-                recipe, tmp_path, shards=shards, workers=workers, device=device
+                recipe, tmp_path, shards=shards, workers=workers, device="auto"
             )
             assert (result.status, result.examples, result.steps) == ("done", 1438, 23)
             assert result.pushes == {"applied": 92, "duplicate": 0, "refused": 0}
@@ -70,6 +70,6 @@ async def test_a_hundred_steps_are_those_of_the_whole_batch(tmp_path: Path, devi
 
 async def test_a_clock_may_have_fewer_examples_than_parts(tmp_path: Path) -> None:
     recipe = recipe_of(train={"epochs": 1, "batch_size": 1437, "parts": 3, "rate": 0.01})
-    result, weights = await train(recipe, tmp_path, both=2)
+    result, weights = await train(recipe, tmp_path, both=2, device="auto")
     assert (result.steps, result.examples) == (2, 1438)
     assert np.array_equal(weights, train_alone(recipe, 3))

@@ -137,6 +137,22 @@ async def test_answers_before_the_answer_are_told() -> None:
         await connection.request(Ask("x"), deadline=5)
 
 
+@both_loops
+async def test_a_bug_of_the_requester_fails_its_request_alone() -> None:
+    async def handler(request: Request) -> Response:
+        request.interim(Told("first"))
+        await asyncio.sleep(0)
+        return tell(request)
+
+    def bug(_: Any) -> None:
+        raise LookupError("mine")
+
+    async with serving(handler) as server, connected(server.address) as connection:
+        with pytest.raises(LookupError, match="mine"):
+            await connection.request(Ask("x"), deadline=5, on_interim=bug)
+        assert (await connection.request(Ask("x"), deadline=5)).message == Told("x")
+
+
 # Errors
 
 

@@ -160,6 +160,7 @@ AFTER = {
     ),
     "hello again": HELLO,
     "no request": frame(Ask("x")),
+    "no request, a body": frame(Ask("x"), body=bytes(100_000)),
 }
 
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import socket
+import threading
 from collections.abc import AsyncIterator
 
 import pytest
@@ -11,6 +13,7 @@ from paramserver.transport.connection import MOST_UNSENT, Connection, Request, R
 from paramserver.transport.memory import Budget
 from paramserver.wire.frames import Flags
 from tests.support.wire import (
+    SECONDS,
     Ask,
     Raw,
     Told,
@@ -127,6 +130,43 @@ async def test_a_request_that_gave_up_sends_nothing_of_what_its_memory_holds_lat
             await other
         if closing is not None:
             await closing
+
+
+@both_loops
+async def test_not_even_in_the_turn_of_the_loop_that_follows() -> None:
+    body = bytearray(b"\1" * LARGE)
+    listen, empty = threading.Event(), threading.Event()
+    heard = bytearray()
+
+    def read(raw: socket.socket) -> None:
+        """Empty the socket while the loop stands still, then read what comes until the end."""
+        listen.wait(SECONDS)
+        raw.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while data := raw.recv(1 << 20):
+                heard.extend(data)
+        empty.set()
+        raw.settimeout(SECONDS)
+        with contextlib.suppress(ConnectionError):
+            while data := raw.recv(1 << 20):
+                heard.extend(data)
+
+    async def serve(raw: Raw) -> None:
+        raw.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        twin = raw.writer.get_extra_info("socket").dup()
+        await asyncio.to_thread(read, twin)
+        twin.close()
+        done.set()
+
+    done = asyncio.Event()
+    async with raw_server(serve) as address, connected(address) as connection:
+        with pytest.raises(DeadlineExceeded):
+            await connection.request(Ask("x"), [body], deadline=0.2)
+        body[:] = b"\2" * LARGE
+        listen.set()
+        assert empty.wait(SECONDS)
+        await done.wait()
+        assert 2 not in heard[100:]
 
 
 @both_loops

@@ -172,7 +172,7 @@ async def train(
         return await running.train(plan, spec, output, progress)
 
 
-def train_alone(recipe: Recipe, parts: int, device: str = "numpy") -> Floats:
+def train_alone(recipe: Recipe, parts: int, device: str = "auto") -> Floats:
     """Train in this process alone: compute the same parts and sum them in the same order."""
     plan = plan_of(recipe)
     dataset: Dataset = plan.dataset

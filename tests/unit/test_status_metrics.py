@@ -13,6 +13,7 @@ from prometheus_client.openmetrics.parser import (
 )
 from prometheus_client.parser import text_string_to_metric_families
 
+from paramserver.runreport import snapshot
 from paramserver.runtable import RunTable
 from paramserver.spec import RunSpec, TableSpec
 from paramserver.status.metrics import StatusCollector
@@ -73,7 +74,7 @@ def run_snapshot() -> dict[str, Any]:
         ),
         2.0,
     )
-    return table.snapshot(4.0)
+    return snapshot(table, 4.0)
 
 
 def document(**other: Any) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paramserver.errors import Evicted
-from paramserver.runtable import Phase, RunTable
+from paramserver.runstate import Phase
+from paramserver.runtable import RunTable
 from paramserver.spec import RunSpec, TableSpec
 from paramserver.types import PeerId
 from paramserver.wire.run import Evaluate, Finished, MakeWeights, Parts, Range, Report
