@@ -20,7 +20,7 @@ from nodes.training.driver import Driver, Plan, name_run
 from nodes.training.joined import train_joined
 from nodes.training.local import train_locally
 from nodes.training.progress import ProgressLines
-from nodes.training.result import Result
+from nodes.training.result import MODEL_FILE, Result
 from nodes.training.role import WorkerRole
 from paramserver.cli import (
     ConfigFile,
@@ -44,7 +44,7 @@ from paramserver.console import (
     say,
     start_logging,
 )
-from paramserver.errors import ParamserverError, UserError
+from paramserver.errors import NotReady, ParamserverError, UserError
 from paramserver.launch.lifeline import read_handover
 from paramserver.peer import Peer
 
@@ -109,7 +109,10 @@ def train(
         raise
     finally:
         result.total_seconds = time.monotonic() - began
-        result.write()
+        try:
+            result.write()
+        except NotReady as error:
+            say(f"node: {error}")
         if json_:
             print(result.line(), flush=True)
         elif signals:
@@ -152,7 +155,11 @@ def _train(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--output {folder}: {error.strerror}") from error
+        raise UserError(
+            f"cannot make the folder {folder}: {error.strerror}: give another with --output"
+        ) from error
+    if (folder / "result.json").exists():
+        raise UserError(f"--output {folder}: holds the result of another run; give a new folder")
     result.output = str(folder)
     say(
         f"run {result.run}: {dataset!r}, {model.size:,} parameters, {recipe.consistency}, "
@@ -204,7 +211,9 @@ def _tell(result: Result) -> None:
         f"{result.seconds:.1f} s of training, {result.samples_per_second:,.0f} examples/s "
         f"on {result.peers} peers ({result.device})"
     )
-    print(f"model and logs: {result.output}")
+    if result.output is not None:
+        model = Path(result.output) / MODEL_FILE
+        print(f"model: {model}" if model.exists() else f"no model; output: {result.output}")
 
 
 @app.command()

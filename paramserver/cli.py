@@ -39,7 +39,7 @@ config_app = typer.Typer(no_args_is_help=True, help="Look at a peer's configurat
 app.add_typer(config_app, name="config")
 
 ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="A TOML or JSON file with [cluster], [status], …")
+    Path | None, typer.Option("--config", help="A TOML or JSON file: cluster, device, status.")
 ]
 Sets = Annotated[
     list[str] | None, typer.Option("--set", help="One value, such as cluster.deadline=5.")

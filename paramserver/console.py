@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import secrets
@@ -36,19 +37,24 @@ USAGE: type[Exception] = next(
 
 
 def say(text: str) -> None:
-    """Print a line for a person: to stderr, since stdout is for results."""
-    print(text, file=sys.stderr, flush=True)
+    """Print a line for a person: to stderr, since stdout is for results.
+
+    Nobody reading it is no reason to stop.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def run_app(app: typer.Typer, program: str) -> None:
     """Run a command line; an error of ours is one clear line and its exit code."""
+    _open_standard_streams()
     try:
         code = app(prog_name=program, standalone_mode=False)
         raise SystemExit(code if isinstance(code, int) else 0)
     except USAGE as error:
         context = getattr(error, "ctx", None)
         if type(error).__name__ == "NoArgsIsHelpError" and context is not None:
-            say(context.get_help())
+            context.get_help()  # prints by itself
             raise SystemExit(UserError.exit_code) from None
         path = context.command_path if context is not None else program
         _fail(program, f"{_usage_text(error)}: see `{path} --help`", UserError.exit_code)
@@ -56,10 +62,21 @@ def run_app(app: typer.Typer, program: str) -> None:
         _fail(program, str(error), NotReady.exit_code)
     except ParamserverError as error:
         _fail(program, str(error), error.exit_code)
-    except BrokenPipeError:
-        # Nobody reads what we print any more; leave without a second error at shutdown.
+    except OSError as error:
+        # What could not be printed is not tried again at shutdown.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(1) from None
+        if isinstance(error, BrokenPipeError):
+            raise SystemExit(1) from None  # nobody reads what we print any more
+        _fail(program, f"cannot go on: {error}", ParamserverError.exit_code)
+
+
+def _open_standard_streams() -> None:
+    """Put /dev/null where a standard stream is closed, so that no socket takes its number."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
 
 
 def _usage_text(error: BaseException) -> str:
@@ -146,7 +163,7 @@ def check_join(join: str | None) -> None:
 
 
 class Signals:
-    """SIGINT and SIGTERM: the first asks for an end in good order, the second forces it.
+    """SIGINT, SIGTERM and SIGHUP: the first asks for an end in good order, the second forces it.
 
     After the end, `reraise` ends the process by the signal that it got, so that whoever started it
     sees the truth.
@@ -157,9 +174,11 @@ class Signals:
         self.got: signal.Signals | None = None
 
     def install(self) -> None:
-        """Take over both signals on the running loop."""
+        """Take over the signals on the running loop."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_IGN:
+                continue  # as nohup leaves it
             loop.add_signal_handler(number, self._handle, number)
 
     def _handle(self, number: signal.Signals) -> None:
@@ -172,6 +191,8 @@ class Signals:
     def reraise(self) -> None:
         """End this process by the signal it got, if it got one."""
         if self.got is not None:
+            with contextlib.suppress(OSError, ValueError):
+                sys.stdout.flush()
             signal.signal(self.got, signal.SIG_DFL)
             os.kill(os.getpid(), self.got)
 
@@ -187,7 +208,7 @@ async def live(peer: Peer, *, lifeline: int | None, embedded: bool) -> Signals:
     signals = Signals(leave)
     signals.install()
     watching = (
-        asyncio.ensure_future(watch_lifeline(lifeline, lambda: leave("the launcher is gone")))
+        asyncio.ensure_future(watch_lifeline(lifeline, lambda: leave("the launcher has ended")))
         if lifeline is not None
         else None
     )

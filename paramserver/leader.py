@@ -21,7 +21,7 @@ from paramserver.errors import (
     RequestFailed,
     StoreError,
 )
-from paramserver.membership import Present, View, decide, shards_of
+from paramserver.membership import Present, View, decide, is_here, shards_of
 from paramserver.placement import ClusterMap, Member, parse_map
 from paramserver.spec import RunSpec, TableSpec
 from paramserver.transport.links import Links
@@ -42,6 +42,7 @@ class Leader:
         self._links = links
         self._changes = Changes()
         self._dirty = True
+        self._driver_gone: tuple[str, float] | None = None
         self._lock = asyncio.Lock()
 
     def __repr__(self) -> str:
@@ -78,6 +79,7 @@ class Leader:
             if members.mine is None or members.mine.name not in members.current:
                 return  # the view of the members is not there yet
             view, version = await self._look()
+            await self._end_orphan(view)
             decision = decide(view)
             for run in decision.forget:
                 await self._coordinator.drop_outcome(run)
@@ -86,6 +88,20 @@ class Leader:
                 await self._coordinator.put_outcome(run, outcome)
             if decision.map is not None:
                 await self._write(decision.map, version)
+
+    async def _end_orphan(self, view: View) -> None:
+        """Withdraw the run under way once its driver has been gone for as long as a run may be."""
+        run = view.map.run
+        spec = view.runs.get(run.name) if run is not None else None
+        if spec is None or spec.driver is None or is_here(view, spec.driver):
+            self._driver_gone = None
+            return
+        now = asyncio.get_running_loop().time()
+        if self._driver_gone is None or self._driver_gone[0] != spec.name:
+            self._driver_gone = (spec.name, now)
+        elif now - self._driver_gone[1] > spec.lost_after:
+            log.warning("run %s is withdrawn: its driver %s is gone", spec.name, spec.driver[0])
+            await self._coordinator.drop_config(spec.name)
 
     async def create_table(self, name: str, spec: TableSpec) -> int:
         """Add a table to the map; return the map's serial. The same table again is no error.

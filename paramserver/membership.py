@@ -88,7 +88,7 @@ def _keep(view: View) -> Decision:
     table = f"{run.name}/model"
     if spec is None or run.name in view.outcomes:
         return Decision(map=view.map.without_run(table))
-    if view.finished and view.waiting and not _is_here(view, spec.driver):
+    if view.finished and view.waiting and not is_here(view, spec.driver):
         return Decision(
             map=view.map.without_run(table), outcomes={run.name: {"status": "finished"}}
         )
@@ -114,7 +114,8 @@ def _keep(view: View) -> Decision:
     )
 
 
-def _is_here(view: View, peer: tuple[str, int] | None) -> bool:
+def is_here(view: View, peer: tuple[str, int] | None) -> bool:
+    """Say whether a peer is there in this very incarnation."""
     here = view.present.get(peer[0]) if peer is not None else None
     return here is not None and peer is not None and here.member.incarnation == peer[1]
 

@@ -15,7 +15,7 @@ from typing import Any
 from nodes.data import Dataset
 from nodes.models import Model
 from nodes.recipe import Recipe
-from nodes.training.result import Result, write_model
+from nodes.training.result import MODEL_FILE, Result, write_model
 from paramserver.client import TableClient
 from paramserver.errors import (
     ParamserverError,
@@ -193,7 +193,7 @@ class Driver:
         layout = [(one.name, one.offset, one.shape) for one in self._plan.model.layout]
         recipe = json.dumps(self._plan.recipe.dump())
         await asyncio.get_running_loop().run_in_executor(
-            None, write_model, self._output / "model.safetensors", weights, layout, recipe
+            None, write_model, self._output / MODEL_FILE, weights, layout, recipe
         )
 
     async def _withdraw(self) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from nodes.training.driver import Driver, Plan, Progress
 from nodes.training.result import Result
 from paramserver.config import ClusterConfig, PeerConfig, StatusConfig
-from paramserver.console import new_identity, read_secret
+from paramserver.console import new_identity, read_secret, say
 from paramserver.errors import NotReady
 from paramserver.peer import Peer
 from paramserver.waiting import Changes
@@ -53,6 +53,10 @@ async def train_joined(
         spec = plan.spec(workers=1, min_workers=cluster.min_workers, min_shards=1)
         changes = Changes()
         peer.coordinator.subscribe(changes.notify)
+        if not enough():
+            say(
+                f"waiting for {cluster.min_workers} workers and a shard; {there()} workers are here"
+            )
         if not await changes.until(enough, spec.lost_after):
             raise NotReady(
                 f"the cluster at {join} has {there()} workers and {len(members.current)} members "

@@ -11,7 +11,7 @@ from nodes.recipe import Recipe
 from nodes.training.driver import Driver, Plan, Progress
 from nodes.training.result import Result
 from paramserver.config import ClusterConfig, PeerConfig, StatusConfig
-from paramserver.console import new_identity
+from paramserver.console import new_identity, say
 from paramserver.errors import NotReady, ParamserverError, TryAgain, UserError
 from paramserver.launch.children import Child, Children, core_shares
 from paramserver.launch.lifeline import Handover
@@ -76,6 +76,7 @@ async def train_locally(
         peer.running(),
         Children(Handover(secret.hex(), peer.address), output) as children,
     ):
+        say(f"status page: http://{peer.status_address}/")
         watch = Watch(children, await start_children(children, recipe))
         spec = plan.spec(
             workers=cluster.worker_count,

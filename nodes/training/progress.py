@@ -26,7 +26,7 @@ class ProgressLines:
         for name, why in state["dropped"].items():
             if name not in self._dropped:
                 self._dropped.add(name)
-                self._say(f"  lost {name}: {why}; others do its work")
+                self._say(f"  lost {name}: {why}")
         now = self._now()
         if state["phase"] == self._phase and now - self._last < PERIOD:
             return
@@ -38,7 +38,7 @@ class ProgressLines:
     @staticmethod
     def _line(state: dict[str, Any]) -> str:
         if state["phase"] == "initialise":
-            return f"  {len(state['workers'])} workers are there, making the initial weights"
+            return "  making the initial weights"
         if state["phase"] == "evaluate":
             return "  evaluating on the test data"
         if state["phase"] != "train" or not state["steps"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -14,7 +15,11 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save
 
+from paramserver.errors import NotReady
+
 Floats = npt.NDArray[np.float32]
+
+MODEL_FILE = "model.safetensors"
 
 
 @dataclass(slots=True)
@@ -100,13 +105,22 @@ def _finite(value: Any) -> Any:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all."""
+    """Write a file so that it is there whole or not at all.
+
+    Raises:
+        NotReady: the disk is full, or the folder cannot be written to.
+    """
     part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise NotReady(f"cannot write {path}: {error.strerror}: free some space there") from error
 
 
 def write_model(

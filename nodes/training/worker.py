@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from nodes.training.compute import Compute
 from nodes.training.learner import StepResult
 from paramserver.client import Copy, PushResult, TableClient
-from paramserver.errors import NonFinite, RequestFailed, UnknownTable, Unsupported
+from paramserver.errors import NonFinite, RequestFailed, TryAgain, UnknownTable, Unsupported
 from paramserver.spec import RunSpec
 from paramserver.store import Floats, aligned
 from paramserver.transport.links import Links
@@ -34,6 +34,7 @@ from paramserver.wire.run import (
 log = logging.getLogger(__name__)
 
 PAUSE = 0.05
+LONGEST_PAUSE = 2.0
 FINAL = 1 << 62  # stands for the clock of the weights that a run ends with
 
 T = TypeVar("T")
@@ -94,6 +95,7 @@ class RunWorker:
         self._fingerprint = fingerprint
         self._tidings = Tidings()
         self._unsent: list[Report] = []
+        self._answered = asyncio.get_running_loop().time()
         self._reports = 0
         self._front = Copy(spec.table.size)
         self._back = Copy(spec.table.size)
@@ -116,13 +118,25 @@ class RunWorker:
 
         Raises:
             Evicted: this incarnation was dropped.
+            TryAgain: the run table could not be reached for ``lost_after`` seconds.
         """
+        loop = asyncio.get_running_loop()
+        pause, said = PAUSE, ""
         while True:
             try:
                 return await self._work()
             except (RequestFailed, UnknownTable, Unsupported) as error:
-                log.info("asking for work again: %s", error)
-                await asyncio.sleep(PAUSE)
+                if str(error) != said:
+                    said = str(error)
+                    log.info("asking for work again: %s", said)
+                if loop.time() - self._answered > self._spec.lost_after:
+                    raise TryAgain(
+                        f"run {self._spec.name} was out of reach for "
+                        f"{self._spec.lost_after:g} s: {error}"
+                    ) from error
+                await asyncio.sleep(pause)
+                recent = loop.time() - self._answered < 2 * pause
+                pause = PAUSE if recent else min(pause * 2, LONGEST_PAUSE)
                 self._front_clock = -1
                 self._on_device = False
 
@@ -201,6 +215,7 @@ class RunWorker:
                 deadline=self._spec.deadline,
             )
             self._unsent.pop(0)
+            self._answered = asyncio.get_running_loop().time()
             if last:
                 return reply.message
 

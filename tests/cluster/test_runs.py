@@ -93,3 +93,20 @@ async def test_a_worker_dropped_from_one_run_computes_in_the_next(tmp_path: Path
             assert list(states[-1]["dropped"]) == ([] if number else ["peer-1"])
             poison[0] = False
         assert set(states[-1]["workers"]) == {"peer-0", "peer-1"}
+
+
+async def test_a_run_whose_driver_died_in_mid_run_is_withdrawn_after_a_while() -> None:
+    async with cluster(both=2) as running:
+        plan = plan_of(recipe_of(train__epochs=100_000))
+        spec = plan.spec(workers=2, min_workers=2, min_shards=2)
+        config = PeerConfig(cluster=ClusterConfig(deadline=4.0))
+        driver = Peer(
+            config, new_identity("driver"), SECRET, join=running.host.address, candidate=False
+        )
+        view = running.host.view
+        async with driver.running():
+            orphan = spec.model_copy(update={"driver": tuple(driver.me), "lost_after": 0.5})
+            await driver.coordinator.put_config(orphan.name, orphan.model_dump(mode="json"))
+            assert await view.changes.until(lambda: view.map.run is not None, 5.0)
+        assert await view.changes.until(lambda: view.map.run is None, 10.0)
+        assert await running.host.coordinator.configs() == {}

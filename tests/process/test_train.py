@@ -47,14 +47,16 @@ def test_dedicated_shards_and_workers(tmp_path: Path, consistency: str) -> None:
 
 def test_bsp_gives_the_same_file_with_any_topology(tmp_path: Path) -> None:
     seen = set()
-    for topology in (["--peers", "1"], ["--peers", "3"], ["--shards", "2", "--workers", "2"]):
+    for number, topology in enumerate(
+        (["--peers", "1"], ["--peers", "3"], ["--shards", "2", "--workers", "2"])
+    ):
         done = run(
             *("nodes", "train", "digits", "--json", "--epochs", "2", "--set", "train.parts=4"),
-            *("--output", "out", *topology),
+            *("--output", f"out{number}", *topology),
             cwd=tmp_path,
         )
         assert done.returncode == 0, done.stderr
-        tensors = load_file(tmp_path / "out" / "model.safetensors")
+        tensors = load_file(tmp_path / f"out{number}" / "model.safetensors")
         weights = b"".join(tensors[name].tobytes() for name in sorted(tensors))
         seen.add((hashlib.sha256(weights).hexdigest(), json.loads(done.stdout)["test_loss"]))
     assert len(seen) == 1
@@ -103,7 +105,7 @@ def test_peers_leave_within_two_seconds_when_the_launcher_is_killed(
         assert gone(children, 2.0) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_the_run_in_good_order(tmp_path: Path, number: signal.Signals) -> None:
     arguments = ["train", "digits", "--epochs", "10000", "--json"]
     with Running("nodes", *arguments, cwd=tmp_path) as running:
