@@ -1,5 +1,15 @@
-"""Lets ``python -m paramserver`` do what the command of that name does."""
+"""Where the command ``paramserver`` and ``python -m paramserver`` begin."""
 
-from paramserver.cli import main
+import signal
 
-main()
+
+def main() -> None:
+    """Run the command; until it handles Ctrl-C itself, Ctrl-C ends it without a traceback."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from paramserver.cli import main as run
+
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Protocol
@@ -45,6 +46,8 @@ log = logging.getLogger(__name__)
 
 Answer = Response | None
 Handler = Callable[[Request], Answer | Awaitable[Answer]]
+
+WILDCARDS = ("0.0.0.0", "::", "[::]")
 
 WAIT_SHARE = 0.25
 """The share of the deadline that a request may be kept waiting before "ask again"."""
@@ -177,9 +180,12 @@ class Peer:
             stack.push_async_callback(embedded.close)
         self.address = await self._server.listen(cluster.host, cluster.port)
         stack.push_async_callback(self._server.close, 1.0)
-        if cluster.advertise is not None:
+        advertised = cluster.advertise
+        if advertised is None and cluster.host in WILDCARDS:
+            advertised = socket.gethostname()  # nobody can connect to "any address"
+        if advertised is not None:
             port = self.address.rpartition(":")[2]
-            self.address = f"{cluster.advertise}:{port}"
+            self.address = f"{advertised}:{port}"
         status = StatusServer(self.status, self.ready)
         self.status_address = await status.start(self.config.status.host, self.config.status.port)
         stack.push_async_callback(status.close)
