@@ -18,13 +18,6 @@ class PeerId(NamedTuple):
         return f"{self.name}#{self.incarnation % 10_000:04d}"
 
 
-class Version(NamedTuple):
-    """A slice's version: ``n`` updates under one chain epoch; compared only within one epoch."""
-
-    epoch: int
-    n: int
-
-
 @dataclass(frozen=True, slots=True)
 class Span:
     """A contiguous range ``[start, stop)`` of elements, examples or positions."""

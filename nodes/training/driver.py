@@ -20,6 +20,7 @@ from paramserver.client import TableClient
 from paramserver.errors import (
     ParamserverError,
     RequestFailed,
+    SlicesLost,
     StoreError,
     TryAgain,
     UnknownTable,
@@ -115,7 +116,8 @@ class Driver:
         """Publish, follow to the end, keep model and result; ``result`` is filled as it goes.
 
         Raises:
-            TryAgain: slices were lost.
+            SlicesLost: a peer that held the only copy of some slices is gone.
+            TryAgain: the run was out of reach for ``lost_after`` seconds.
             ParamserverError: the run failed.
         """
         await self._peer.coordinator.put_config(self._spec.name, self._spec.model_dump(mode="json"))
@@ -205,6 +207,7 @@ class Driver:
 
 
 def _failure(outcome: dict[str, Any]) -> ParamserverError:
-    if outcome.get("exit_code") == TryAgain.exit_code:
-        return TryAgain(str(outcome["error"]))
-    return ParamserverError(str(outcome["error"]))
+    error = str(outcome.get("error", "the leader ended the run: its driver was taken for gone"))
+    if outcome.get("exit_code") == SlicesLost.exit_code:
+        return SlicesLost(error)
+    return ParamserverError(error)

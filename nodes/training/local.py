@@ -26,7 +26,6 @@ class Watch:
     def __init__(self, children: Children, workers: set[str]) -> None:
         self._children = children
         self._workers = workers
-        self._told: set[str] = set()
         self.running = False
 
     def __call__(self) -> None:

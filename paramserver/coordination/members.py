@@ -90,10 +90,6 @@ class Members:
         """What this peer registered, None where it did not."""
         return self._mine
 
-    async def wait_changed(self, known: dict[str, MemberInfo], seconds: float) -> bool:
-        """Wait until ``current`` is not ``known``, at most ``seconds``; say whether it is not."""
-        return await self.changes.until(lambda: self.current != known, seconds)
-
     async def register(self, info: MemberInfo) -> None:
         """Register this peer, and again in each new session from now on.
 

@@ -96,17 +96,6 @@ class Children:
         self.all.append(child)
         return child
 
-    async def first_end(self) -> Child:
-        """Wait until a child that was alive ends, and return it."""
-        alive = [child for child in self.all if not child.ended]
-        waits = {asyncio.ensure_future(child.process.wait()): child for child in alive}
-        try:
-            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
-        return waits[done.pop()]
-
     async def end(self, grace: float) -> None:
         """End all children: close their lifelines, wait ``grace`` seconds, then kill."""
         for child in self.all:
