@@ -17,7 +17,7 @@ from kernels.checks import (
 from kernels.device import DeviceInfo
 from kernels.errors import KernelError
 from kernels.families import SOURCES, Families
-from kernels.gemm import Gemm, gemm_source
+from kernels.gemm import Gemm, gemm_sources
 from kernels.interface import Array, Form
 from kernels.program import Located, OpenDevice, building, source
 
@@ -64,10 +64,8 @@ class OpenCLEngine:
     def __init__(self, info: DeviceInfo) -> None:
         self.info = info
         self.waits = 0
-        tiled = info.type == "cpu"
-        texts = [gemm_source(form, tiled) for form in ("nn", "tn", "nt")] + [source(*SOURCES)]
-        with building(info, texts):
-            self.device = OpenDevice(info)
+        self.device = OpenDevice(info)
+        with building(info, [*gemm_sources(self.device).values(), source(*SOURCES)]):
             self._gemm = Gemm(self.device)
             self._families = Families(self.device)
             self._warm()

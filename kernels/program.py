@@ -119,6 +119,8 @@ class OpenDevice:
         with self.translating("open the device"):
             self.context = cl.Context([match[0]])
             self.queue = cl.CommandQueue(self.context)
+        self.wide = info.type == "cpu" and self._vector_width() == 16
+        """Whether the device's compiler makes instructions of 16 floats (AVX-512)."""
 
     def translating(self, doing: str) -> _Translating:
         """Return a context in which pyopencl's errors become DeviceError."""
@@ -129,9 +131,25 @@ class OpenDevice:
         shared = {f"ACTIVATION_{entry.name.upper()}": entry.code for entry in ACTIVATIONS.values()}
         whole = define({"LANES": self.lanes, **shared, **values}) + text
         with self.translating("build its kernels"), warnings.catch_warnings():
-            # Compilers write remarks to the log; a real fault is an error.
+            # Compilers write remarks to the log; a real fault is an error. PoCL 3.0 loses a
+            # program's kernels over clang's warnings, which it gives for every float16 passed to
+            # a function where the CPU has no AVX-512.
             warnings.simplefilter("ignore", cl.CompilerWarning)
-            return cl.Program(self.context, whole).build()
+            return cl.Program(self.context, whole).build(["-w"])
+
+    def _vector_width(self) -> int:
+        """Ask the device's compiler what it compiles for, which may be less than the CPU has.
+
+        PoCL 3.0 (LLVM 14) takes an AMD CPU with AVX-512 for one without, though its
+        CL_DEVICE_NATIVE_VECTOR_WIDTH_FLOAT says 16. The kernel is never run.
+        """
+        program = self.build(source("width.cl"), {})
+        with self.translating("ask for its vector width"):
+            (device,) = self.context.devices
+            kernel = cl.Kernel(program, "width")
+            info = cl.kernel_work_group_info.COMPILE_WORK_GROUP_SIZE
+            group: Any = kernel.get_work_group_info(info, device)
+        return int(group[0])
 
     def kernel(self, program: Any, name: str, types: Sequence[Any]) -> Kernel:
         """Return a kernel of a program; `types` has numpy's type of each scalar, None else."""

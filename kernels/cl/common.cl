@@ -14,13 +14,22 @@ typedef int16 loose_int16 __attribute__((aligned(4)));
 #define STORE16(p, v) (*(__global loose16 *)(p) = (v))
 #define STORE8(p, v) (*(__global loose8 *)(p) = (v))
 
+/* PoCL 3.0 calls its own vector built-ins as for AVX-512 where the CPU has it but LLVM 14 does not
+ * know the CPU (AMD's Zen 4): LLVM then ends the process. Halves of a float16 are called alike. */
+#define TANH_1(x) tanh(x)
+#define EXP_1(x) exp(x)
+#define SQRT_1(x) sqrt(x)
+#define TANH_16(x) ((float16)(tanh((x).lo), tanh((x).hi)))
+#define EXP_16(x) ((float16)(exp((x).lo), exp((x).hi)))
+#define SQRT_16(x) ((float16)(sqrt((x).lo), sqrt((x).hi)))
+
 #define DEFINE_ACTIVATIONS(SUFFIX, T)                                                              \
   /* A NaN must stay one, so that the check of finiteness sees it: fmax would hide it. */          \
   static inline T activate_##SUFFIX(T x, int activation)                                           \
   {                                                                                                \
     if (activation == ACTIVATION_RELU) return x < 0 ? (T)0 : x;                                    \
-    if (activation == ACTIVATION_TANH) return tanh(x);                                             \
-    if (activation == ACTIVATION_SIGMOID) return (T)1 / ((T)1 + exp(-x));                          \
+    if (activation == ACTIVATION_TANH) return TANH_##SUFFIX(x);                                    \
+    if (activation == ACTIVATION_SIGMOID) return (T)1 / ((T)1 + EXP_##SUFFIX(-x));                 \
     return x;                                                                                      \
   }                                                                                                \
   static inline T derive_##SUFFIX(T delta, T y, int activation)                                    \

@@ -129,18 +129,22 @@ void product(
            column, columns);
 }
 
-/* Pack a[K,M] into panels of TILE_ROWS columns, zero past M; one work-item takes 64 columns. */
+/* Pack a[K,M] into panels of TILE_ROWS columns, zero past M; one work-item takes eight. */
 __kernel __attribute__((reqd_work_group_size(1, 1, 1)))
 void pack_rows(const __global float *a, ulong a_at, __global float *packed, int m, int k)
 {
-  const int first = get_global_id(0) * 64;
-  const int count = min(64, m - first);
+  const int first = get_global_id(0) * 8 * TILE_ROWS;
+  const int count = min(8 * TILE_ROWS, m - first);
   for (int step = 0; step < k; step++) {
     const __global float *from = a + a_at + (size_t)step * m + first;
     __global float *to = packed + (size_t)first * k + (size_t)step * TILE_ROWS;
     int x = 0;
     for (; x + TILE_ROWS <= count; x += TILE_ROWS, to += (size_t)k * TILE_ROWS)
+#if TILE_ROWS == 8
       STORE8(to, LOAD8(from + x));
+#else
+      for (int i = 0; i < TILE_ROWS; i++) to[i] = from[x + i];
+#endif
     if (x < count)
       for (int i = 0; i < TILE_ROWS; i++) to[i] = x + i < count ? from[x + i] : 0.0f;
   }

@@ -1,6 +1,6 @@
-/* Tiles of 8 rows by TILE_LANES * 16 columns; included once for each TILE_LANES of 1, 2 and 3.
+/* Tiles of TILE_ROWS rows by TILE_LANES * 16 columns; included once for each TILE_LANES of 1, 2 and 3.
  *
- * The sums stay in registers over one block of K (8 x 48 is 24 of AVX-512's 32 registers) and go on
+ * The sums stay in registers over one block of K (8 x 48 is 24 of AVX-512's 32 registers, 6 x 16 is 12 of AVX2's 16) and go on
  * from `out` in the next block, so every element is summed over K from first to last, whatever the
  * tile. Rows past M read the last row and are not stored. Columns past N are zero in `packed`.
  */

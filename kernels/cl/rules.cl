@@ -24,11 +24,11 @@
     }                                                                                              \
     if (RULE == RULE_ADAGRAD || RULE == RULE_RMSPROP) {                                            \
       *first = RULE == RULE_ADAGRAD ? *first + g * g : *first * one + (g * g) * rest_one;          \
-      return weight - (g * rate) / (sqrt(*first) + epsilon);                                       \
+      return weight - (g * rate) / (SQRT_##SUFFIX(*first) + epsilon);                              \
     }                                                                                              \
     *first = *first * one + g * rest_one;                                                          \
     *second = *second * two + (g * g) * rest_two;                                                  \
-    return weight - (*first * rate) / (sqrt(*second) * correction + epsilon);                      \
+    return weight - (*first * rate) / (SQRT_##SUFFIX(*second) * correction + epsilon);             \
   }
 
 DEFINE_RULE(1, float)
