@@ -72,7 +72,7 @@ def test_a_worker_that_dies_or_freezes_is_replaced_by_the_others(
         *("--consistency", consistency, "--epochs", "1", "--set", "cluster.deadline=5"),
     ]
     with Running("nodes", *arguments, cwd=tmp_path, PARAMSERVER_DATA=str(data_dir)) as running:
-        running.wait_until(lambda: "epoch 1/1" in running.said)
+        running.wait_until(lambda: "3 workers" in running.said)  # all have joined the run
         victim = running.children()["worker-1"]
         os.kill(victim, number)
         code, result = running.finish()
