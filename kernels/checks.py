@@ -1,6 +1,7 @@
 """Checks of shapes that every engine makes before it touches memory."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -115,3 +116,27 @@ def check_uniform(out: Array, key: tuple[int, int], counter: int) -> None:
     check_type("uniform", out, np.float32)
     if not all(0 <= word < 1 << 32 for word in key) or not 0 <= counter < 1 << 128:
         raise KernelError("uniform takes a key of two 32-bit words and a counter of 128 bits")
+
+
+def check_whole(what: str, *arrays: Array) -> int:
+    """Return the size of float32 arrays that must be equally large; raise KernelError else."""
+    for array in arrays:
+        check_type(what, array, np.float32)
+        if array.size != arrays[0].size:
+            raise KernelError(f"{what}: arrays of {arrays[0].size} and {array.size} elements")
+    return arrays[0].size
+
+
+def check_limit(what: str, limit: float) -> None:
+    """Raise KernelError unless a limit is positive and finite."""
+    if not 0 < limit < math.inf:
+        raise KernelError(f"{what}: the limit must be positive and finite, not {limit}")
+
+
+def check_rule(
+    name: str, states: int, weights: Array, out: Array, gradient: Array, state: Sequence[Array]
+) -> int:
+    """Return the size of an update's arrays; raise KernelError unless they fit rule and each other."""
+    if len(state) != states:
+        raise KernelError(f"rule {name} keeps {states} state arrays, got {len(state)}")
+    return check_whole(f"rule {name}", weights, out, gradient, *state)

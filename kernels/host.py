@@ -1,5 +1,6 @@
 """The numpy engine: the reference twins behind the engine's interface."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,15 +9,19 @@ from kernels import reference
 from kernels.checks import (
     check_column_sum,
     check_flag,
+    check_limit,
     check_loss,
     check_matmul,
     check_pair,
+    check_rule,
     check_uniform,
     check_view,
+    check_whole,
 )
 from kernels.device import DeviceInfo
 from kernels.errors import KernelError
-from kernels.interface import Array, Form
+from kernels.interface import Array, DeviceRule, Form
+from kernels.rule_twin import RuleSpec, RuleTwin, Update, state_count
 
 
 class HostArray:
@@ -118,6 +123,50 @@ class NumpyEngine:
         """Check that every element is finite; see `Engine.all_finite`."""
         check_flag(a, flag)
         reference.all_finite(_data(a), _data(flag))
+
+    def fill(self, a: Array, value: float) -> None:
+        """Set every element; see `Engine.fill`."""
+        check_whole("fill", a)
+        reference.fill(_data(a), value)
+
+    def difference(self, a: Array, b: Array, out: Array, *, factor: float = 1.0) -> None:
+        """Take a scaled difference; see `Engine.difference`."""
+        check_whole("difference", a, b, out)
+        reference.difference(_data(a), _data(b), _data(out), factor)
+
+    def clip_value(self, a: Array, limit: float) -> None:
+        """Clip by value; see `Engine.clip_value`."""
+        check_whole("clip_value", a)
+        check_limit("clip_value", limit)
+        reference.clip_value(_data(a), limit)
+
+    def clip_norm(self, a: Array, limit: float) -> None:
+        """Clip by norm; see `Engine.clip_norm`."""
+        check_whole("clip_norm", a)
+        check_limit("clip_norm", limit)
+        reference.clip_norm(_data(a), limit)
+
+    def rule(self, spec: RuleSpec) -> DeviceRule:
+        """Return the twin of an update rule over arrays of this engine."""
+        twin = RuleTwin(spec)
+        states = state_count(spec.name)
+
+        def apply(
+            weights: Array,
+            out: Array,
+            gradient: Array,
+            state: Sequence[Array],
+            *,
+            scale: float,
+            rate: float,
+            step: int,
+        ) -> None:
+            check_rule(spec.name, states, weights, out, gradient, state)
+            arrays = tuple(_data(array) for array in state)
+            of, to, by = _data(weights), _data(out), _data(gradient)
+            twin.apply(Update(of, to, arrays, by, scale, rate, step))
+
+        return apply
 
     def uniform(self, out: Array, *, key: tuple[int, int], counter: int) -> None:
         """Fill with uniforms; see `Engine.uniform`."""

@@ -1,10 +1,12 @@
 """What an engine offers, whichever device stands behind it."""
 
+from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from kernels.device import DeviceInfo
+from kernels.rule_twin import RuleSpec
 
 Form = Literal["nn", "tn", "nt"]
 
@@ -26,6 +28,27 @@ class Array(Protocol):
 
     def view(self, offset: int, shape: tuple[int, ...]) -> "Array":
         """Return a contiguous view that starts `offset` elements in and shares the memory."""
+
+
+class DeviceRule(Protocol):
+    """An update rule over an engine's own arrays."""
+
+    def __call__(
+        self,
+        weights: Array,
+        out: Array,
+        gradient: Array,
+        state: Sequence[Array],
+        *,
+        scale: float,
+        rate: float,
+        step: int,
+    ) -> None:
+        """Enqueue one update of `weights` into `out`, which may be `weights` itself.
+
+        `state` is as many arrays as the rule keeps, zeros before the first update; the gradient is
+        multiplied by `scale`; `step` is the number of the update, from 1.
+        """
 
 
 class Engine(Protocol):
@@ -92,6 +115,29 @@ class Engine(Protocol):
 
     def all_finite(self, a: Array, flag: Array) -> None:
         """Set `flag[1]` int32 to 1 if every element of `a` is finite, else to 0."""
+
+    def fill(self, a: Array, value: float) -> None:
+        """Set every element of `a`."""
+
+    def difference(self, a: Array, b: Array, out: Array, *, factor: float = 1.0) -> None:
+        """Compute `out = (a - b) * factor`; `out` may be `a` or `b`."""
+
+    def clip_value(self, a: Array, limit: float) -> None:
+        """Bring every element of `a` to -limit..limit.
+
+        A NaN stays one, and infinities become NaN: the check of finiteness sees them afterwards.
+        """
+
+    def clip_norm(self, a: Array, limit: float) -> None:
+        """Scale `a` so that its L2 norm is at most `limit`, if it is more.
+
+        The squares are summed in float32 by halves of chunks, in an order that depends on the size
+        alone. Where there are NaN or infinities, a NaN stays in `a`. A norm of over 1e19 limits is
+        infinite in float32: `a` becomes zeros.
+        """
+
+    def rule(self, spec: RuleSpec) -> DeviceRule:
+        """Return an update rule over arrays of this engine, its kernel built and warm."""
 
     def uniform(self, out: Array, *, key: tuple[int, int], counter: int) -> None:
         """Fill `out` with Philox4x32-10 uniforms in [0, 1), equal on every device.

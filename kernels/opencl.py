@@ -1,6 +1,7 @@
 """The OpenCL engine: arrays as (buffer, offset), operations enqueued in one in-order queue."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,18 +9,23 @@ import numpy as np
 from kernels.checks import (
     check_column_sum,
     check_flag,
+    check_limit,
     check_loss,
     check_matmul,
     check_pair,
+    check_rule,
     check_uniform,
     check_view,
+    check_whole,
 )
 from kernels.device import DeviceInfo
 from kernels.errors import KernelError
 from kernels.families import SOURCES, Families
 from kernels.gemm import Gemm, gemm_sources
-from kernels.interface import Array, Form
+from kernels.interface import Array, DeviceRule, Form
 from kernels.program import Located, OpenDevice, building, source
+from kernels.rule_kernel import RuleProgram
+from kernels.rule_twin import RuleSpec, coefficients, state_count
 
 
 class DeviceArray:
@@ -85,6 +91,10 @@ class OpenCLEngine:
         self.softmax_cross_entropy(square, word, other, pair)
         self.mean_squared_error(square, result, other, pair)
         self.all_finite(other, word)
+        self.fill(other, 1.0)
+        self.difference(other, square, other)
+        self.clip_value(other, 1.0)
+        self.clip_norm(other, 1.0)
         self.wait()
 
     def _at(self, array: Array) -> Located:
@@ -181,6 +191,55 @@ class OpenCLEngine:
         """Enqueue the check that every element is finite; `flag[1]` becomes 1 or 0."""
         check_flag(a, flag)
         self._families.all_finite(self._at(a), a.size, self._at(flag))
+
+    def fill(self, a: Array, value: float) -> None:
+        """Enqueue the setting of every element."""
+        size = check_whole("fill", a)
+        self._families.fill(self._at(a), size, value)
+
+    def difference(self, a: Array, b: Array, out: Array, *, factor: float = 1.0) -> None:
+        """Enqueue `out = (a - b) * factor`."""
+        size = check_whole("difference", a, b, out)
+        self._families.difference(self._at(a), self._at(b), self._at(out), size, factor)
+
+    def clip_value(self, a: Array, limit: float) -> None:
+        """Enqueue clipping by value."""
+        size = check_whole("clip_value", a)
+        check_limit("clip_value", limit)
+        self._families.clip_value(self._at(a), size, limit)
+
+    def clip_norm(self, a: Array, limit: float) -> None:
+        """Enqueue clipping by norm."""
+        size = check_whole("clip_norm", a)
+        check_limit("clip_norm", limit)
+        self._families.clip_norm(self._at(a), size, limit)
+
+    def rule(self, spec: RuleSpec) -> DeviceRule:
+        """Return an update rule over arrays of this engine, its kernel built and warm."""
+        program = RuleProgram(self.device, spec)
+        states = state_count(spec.name)
+
+        def apply(
+            weights: Array,
+            out: Array,
+            gradient: Array,
+            state: Sequence[Array],
+            *,
+            scale: float,
+            rate: float,
+            step: int,
+        ) -> None:
+            size = check_rule(spec.name, states, weights, out, gradient, state)
+            program.enqueue(
+                self._at(weights),
+                self._at(out),
+                self._at(gradient),
+                [self._at(array) for array in state],
+                size,
+                coefficients(spec, scale, rate, step),
+            )
+
+        return apply
 
     def uniform(self, out: Array, *, key: tuple[int, int], counter: int) -> None:
         """Enqueue Philox4x32-10 uniforms in [0, 1)."""

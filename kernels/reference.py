@@ -81,3 +81,53 @@ def all_finite(a: np.ndarray, flag: np.ndarray) -> None:
 def uniform(out: np.ndarray, *, key: tuple[int, int], counter: int) -> None:
     """Fill `out` with Philox4x32-10 uniforms in [0, 1)."""
     out[...] = uniforms(out.size, key, counter).reshape(out.shape)
+
+
+def fill(a: np.ndarray, value: float) -> None:
+    """Set every element of `a`."""
+    a[...] = value
+
+
+def difference(a: np.ndarray, b: np.ndarray, out: np.ndarray, factor: float) -> None:
+    """Write (a - b) * factor to `out`, which may be `a` or `b`."""
+    np.subtract(a, b, out=out)
+    out *= out.dtype.type(factor)
+
+
+def clip_value(a: np.ndarray, limit: float) -> None:
+    """Bring every element of `a` to -limit..limit; infinities become NaN."""
+    with np.errstate(invalid="ignore"):
+        nothing = a - a  # 0, and NaN for a NaN and for infinities
+    bound = a.dtype.type(limit)
+    np.clip(a, -bound, bound, out=a)
+    a += nothing
+
+
+def clip_norm(a: np.ndarray, limit: float) -> None:
+    """Scale `a` down to the L2 norm `limit` where its own is larger."""
+    with np.errstate(all="ignore"):
+        squares = np.square(a.reshape(-1) * a.dtype.type(1 / limit))
+        square = _sum_in_chunks(squares)
+        if square > 1:
+            a *= a.dtype.type(1) / np.sqrt(square)
+
+
+def _sum_in_chunks(terms: np.ndarray) -> np.floating:
+    """Add `terms[n]` in the order of the kernel `sum_chunks`: it depends on n alone.
+
+    Pass by pass, chunks of 256 become one sum each: 16 sums, element x in sum x % 16, by halves.
+    """
+    while True:
+        chunks = max(-(-len(terms) // 256), 1)
+        padded = np.zeros((chunks, 16, 16), terms.dtype)
+        padded.reshape(-1)[: len(terms)] = terms
+        sums = padded[:, 0]
+        for row in range(1, 16):
+            sums = sums + padded[:, row]
+        while sums.shape[1] > 1:
+            half = sums.shape[1] // 2
+            sums = sums[:, :half] + sums[:, half:]
+        terms = sums[:, 0]
+        if chunks == 1:
+            total: np.floating = terms[0]
+            return total

@@ -1,40 +1,78 @@
-"""The fused kernel of an update rule, over host memory that the device uses in place."""
+"""The fused kernel of an update rule on a device: over its own arrays, or over the host's memory."""
 
+from collections.abc import Sequence
 from dataclasses import astuple
 
 import numpy as np
 
-from kernels.errors import KernelError
-from kernels.interface import Engine
-from kernels.opencl import OpenCLEngine
-from kernels.program import building, define, source
-from kernels.rule_twin import RULES, RuleSpec, Update, coefficients, state_count
+from kernels.program import Located, OpenDevice, building, define, source
+from kernels.rule_twin import RULES, Coefficients, RuleSpec, Update, coefficients, state_count
 
 SHARE = 16384
-"""Elements of one work-item."""
+"""Elements of one work-item on CPUs."""
+
+_NOWHERE: Located = (None, 0)
+
+
+class RuleProgram:
+    """The kernel of one rule on one device."""
+
+    def __init__(self, device: OpenDevice, spec: RuleSpec) -> None:
+        self._device = device
+        self._cpu = device.info.type == "cpu"
+        self._states = state_count(spec.name)
+        codes = {f"RULE_{name.upper()}": code for code, name in enumerate(RULES)}
+        values = {**codes, "RULE": RULES.index(spec.name), "STATES": self._states}
+        text = define(values) + source("common.cl", "rules.cl")
+        types = (*(None, np.uint64) * 5, np.uint64, np.int32, *(np.float32,) * 10)
+        with building(device.info, [text]):
+            self._kernel = device.kernel(device.build(text, {}), "apply_rule", types)
+            self._warm()
+
+    def _warm(self) -> None:
+        """Run once: many devices compile at the first launch."""
+        weights, gradient, one, two = (self._device.buffer(4) for _ in range(4))
+        constants = Coefficients(*(np.float32(1),) * 10)
+        state = [(one, 0), (two, 0)][: self._states]
+        self.enqueue((weights, 0), (weights, 0), (gradient, 0), state, 1, constants)
+        self._device.finish()
+
+    def enqueue(
+        self,
+        weights: Located,
+        out: Located,
+        gradient: Located,
+        state: Sequence[Located],
+        size: int,
+        constants: Coefficients,
+    ) -> None:
+        """Enqueue one update of `size` elements; `out` may be `weights`."""
+        if size == 0:
+            return
+        one, two = [*state, _NOWHERE, _NOWHERE][:2]
+        share = SHARE if self._cpu else 1
+        self._kernel(
+            (-(-size // share),),
+            (1,) if self._cpu else None,
+            *weights,
+            *out,
+            *gradient,
+            *one,
+            *two,
+            size,
+            share,
+            *astuple(constants),
+        )
 
 
 class RuleKernel:
     """The fused kernel of one rule over buffers that use the host's memory."""
 
-    def __init__(self, engine: Engine, spec: RuleSpec) -> None:
-        if not isinstance(engine, OpenCLEngine):
-            raise KernelError(f"{engine!r} is not an OpenCL engine")
-        device = self._device = engine.device
+    def __init__(self, device: OpenDevice, spec: RuleSpec) -> None:
+        self._device = device
         self._spec = spec
+        self._program = RuleProgram(device, spec)
         self._buffers: list[object] = []
-        codes = {f"RULE_{name.upper()}": code for code, name in enumerate(RULES)}
-        values = {**codes, "RULE": RULES.index(spec.name), "STATES": state_count(spec.name)}
-        text = define(values) + source("common.cl", "rules.cl")
-        types = (*(None,) * 5, np.uint64, np.int32, *(np.float32,) * 10)
-        with building(device.info, [text]):
-            program = device.build(text, {})
-            self._kernel = device.kernel(program, "apply_rule", types)
-            tiny = np.zeros((4, 1), np.float32)
-            state = tuple(tiny[2 : 2 + state_count(spec.name)])
-            self.enqueue(Update(tiny[0], tiny[0], state, tiny[1], 1.0, 0.0, 1))
-            device.finish()
-            self.release()
 
     def enqueue(self, update: Update) -> None:
         """Enqueue one update; its arrays belong to the device until `finish`."""
@@ -47,10 +85,14 @@ class RuleKernel:
         out = weights if in_place else device.host_buffer(update.out)
         gradient = device.host_buffer(update.gradient, written=False)
         state = [device.host_buffer(array) for array in update.state]
-        one, two = [*state, None, None][:2]
-        scalars = astuple(coefficients(self._spec, update))
-        grid = (-(-size // SHARE),)
-        self._kernel(grid, (1,), weights, out, gradient, one, two, size, SHARE, *scalars)
+        self._program.enqueue(
+            (weights, 0),
+            (out, 0),
+            (gradient, 0),
+            [(buffer, 0) for buffer in state],
+            size,
+            coefficients(self._spec, update.scale, update.rate, update.step),
+        )
         for buffer in (out, *state):
             device.hand_to_host(buffer, size)
         self._buffers += [weights, out, gradient, *state]

@@ -68,19 +68,19 @@ class Coefficients:
     decay: np.float32
 
 
-def coefficients(spec: RuleSpec, update: Update) -> Coefficients:
+def coefficients(spec: RuleSpec, scale: float, rate: float, step: int) -> Coefficients:
     """Return an update's scalars; the kernel and the twin use the same ones."""
-    one, two, rate, correction = spec.momentum, 0.0, update.rate, 1.0
+    one, two, times, correction = spec.momentum, 0.0, rate, 1.0
     if spec.name == "rmsprop":
         one = spec.decay
     elif spec.name in ("adam", "adamw"):
         one, two = spec.beta1, spec.beta2
-        rate = update.rate / (1 - one**update.step)
-        correction = (1 - two**update.step) ** -0.5
+        times = rate / (1 - one**step)
+        correction = (1 - two**step) ** -0.5
     return Coefficients(
-        scale=np.float32(update.scale),
-        rate=np.float32(rate),
-        keep=np.float32(1 - update.rate * spec.weight_decay),
+        scale=np.float32(scale),
+        rate=np.float32(times),
+        keep=np.float32(1 - rate * spec.weight_decay),
         one=np.float32(one),
         two=np.float32(two),
         rest_one=np.float32(1 - one),
@@ -216,7 +216,7 @@ class RuleTwin:
 
     def apply(self, update: Update) -> None:
         """Apply one update, already checked; bit-equal to the kernel by IEEE 754's rounding."""
-        c = coefficients(self._spec, update)
+        c = coefficients(self._spec, update.scale, update.rate, update.step)
         decoupled = self._spec.name == "adamw"
         run = _RULES[self._spec.name][1]
         arrays = (update.weights, update.out, update.gradient, *update.state)

@@ -38,9 +38,11 @@ class RuleRunner:
         """Whether the twin proved bit-equal on this device (always where it does everything)."""
         if engine.info.type == "cpu":
             # Imported here, so that hosts without pyopencl can run the twin.
-            from kernels import rule_kernel
+            from kernels import opencl, rule_kernel
 
-            self._kernel = rule_kernel.RuleKernel(engine, spec)
+            if not isinstance(engine, opencl.OpenCLEngine):
+                raise KernelError(f"{engine!r} is not an OpenCL engine")
+            self._kernel = rule_kernel.RuleKernel(engine.device, spec)
             self.twin_is_equal = self._self_test(self._kernel)
 
     def apply(self, updates: Sequence[Update]) -> None:

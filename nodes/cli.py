@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from kernels.device import choose
 from kernels.engine import open_engine
-from kernels.errors import KernelError
-from nodes.data import load_dataset
-from nodes.models import Model
-from nodes.recipe import Recipe, load_recipe
-from nodes.training.driver import Driver, Plan, name_run
-from nodes.training.joined import train_joined
-from nodes.training.local import train_locally
-from nodes.training.progress import ProgressLines
+from nodes import cli_model
+from nodes.recipe import SUFFIXES, load_recipe
+from nodes.training.progress import Progress, Show, open_progress
 from nodes.training.result import MODEL_FILE, Result
+from nodes.training.resume import find, recipe_of
 from nodes.training.role import WorkerRole
+from nodes.training.session import Session, fresh_run, recording
 from paramserver.cli import (
     ConfigFile,
     Join,
@@ -32,10 +26,10 @@ from paramserver.cli import (
     load_peer,
     print_values,
 )
-from paramserver.configfile import Loaded
 from paramserver.console import (
     Signals,
     check_join,
+    hushed,
     live,
     new_identity,
     read_secret,
@@ -44,7 +38,7 @@ from paramserver.console import (
     say,
     start_logging,
 )
-from paramserver.errors import NotReady, ParamserverError, UserError
+from paramserver.errors import TryAgain, UserError
 from paramserver.launch.lifeline import read_handover
 from paramserver.peer import Peer
 
@@ -56,6 +50,8 @@ app = typer.Typer(
 )
 config_app = typer.Typer(no_args_is_help=True, help="Look at a recipe's configuration.")
 app.add_typer(config_app, name="config")
+app.command()(cli_model.evaluate)
+app.command()(cli_model.predict)
 
 RecipeArgument = Annotated[
     str, typer.Argument(metavar="RECIPE|FILE", help="digits, iris, mnist, or a TOML or JSON file.")
@@ -64,10 +60,16 @@ RecipeArgument = Annotated[
 
 @app.command()
 def train(
-    recipe: RecipeArgument,
+    recipe: Annotated[
+        str | None,
+        typer.Argument(metavar="RECIPE|FILE", help="digits, iris, mnist, or a TOML or JSON file."),
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     output: Annotated[
         Path | None, typer.Option(help="Folder for model, logs and result; under runs/ by default.")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on from this folder of a run or a checkpoint.")
     ] = None,
     join: Join = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights and order.")] = None,
@@ -80,123 +82,66 @@ def train(
     workers: Annotated[int | None, typer.Option(help="Local peers that compute only.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, gpu, an index, a name.")] = None,
     data: Annotated[Path | None, typer.Option(help="The data's file or folder.")] = None,
+    progress: Annotated[
+        Show, typer.Option(help="auto draws in a terminal, and prints lines elsewhere.")
+    ] = Show.AUTO,
     set_: Sets = None,
 ) -> None:
     """Train a recipe: on a local cluster, or with --join on a running one."""
-    began = time.monotonic()
-    name = Path(recipe).stem if recipe.endswith((".toml", ".json")) else recipe
-    result = Result(run=name_run(_safe(name)), recipe=name)
+    name = Path(recipe).stem if recipe and recipe.endswith(SUFFIXES) else recipe or "resumed"
+    result = Result(run=fresh_run(name), recipe=name)
     signals: list[Signals] = []
     try:
-        flags = {
-            "seed": seed,
-            "consistency": consistency,
-            "staleness": staleness,
-            "train.epochs": epochs,
-            "train.batch_size": batch_size,
-            "cluster.peers": peers,
-            "cluster.shards": shards,
-            "cluster.workers": workers,
-            "device.select": device,
-            "data.path": str(data) if data is not None else None,
-        }
-        loaded = load_recipe(recipe, sets=set_ or (), flags=flags)
-        check_join(join)
-        _train(loaded, result, output, join, signals)
-    except (ParamserverError, KernelError) as error:
-        result.status = "failed"
-        result.error = str(error)
-        raise
+        with recording(result), hushed(progress is Show.NONE):
+            flags = {
+                "seed": seed,
+                "consistency": consistency,
+                "staleness": staleness,
+                "train.epochs": epochs,
+                "train.batch_size": batch_size,
+                "cluster.peers": peers,
+                "cluster.shards": shards,
+                "cluster.workers": workers,
+                "device.select": device,
+                "data.path": str(data) if data is not None else None,
+            }
+            if (recipe is None) == (resume is None):
+                raise UserError("give either a RECIPE, or --resume with the folder of a run")
+            checkpoint = None
+            if resume is not None:
+                checkpoint = find(resume, say)
+                config = recipe_of(checkpoint, set_ or (), flags)
+                result.run, result.recipe = checkpoint.spec.name, config.name
+            else:
+                config = load_recipe(str(recipe), sets=set_ or (), flags=flags).config
+            check_join(join)
+            session = Session(result, output=output, join=join, checkpoint=checkpoint)
+            session.prepare(config)
+            run_loop(_follow(session, open_progress(progress), signals))
     finally:
-        result.total_seconds = time.monotonic() - began
         try:
-            result.write()
-        except NotReady as error:
-            say(f"node: {error}")
-        if json_:
-            print(result.line(), flush=True)
-        elif signals:
-            _tell(result)
-        for got in signals:
-            got.reraise()
-    if not json_:
-        _tell(result)
-    if result.status == "failed":
-        raise _failed(result)
-
-
-def _safe(name: str) -> str:
-    return "".join(one if one.isalnum() or one in "._-" else "-" for one in name)[:64] or "run"
-
-
-def _failed(result: Result) -> ParamserverError:
-    error = ParamserverError(result.error or "the run failed")
-    error.exit_code = result.exit_code  # type: ignore[misc]
-    return error
-
-
-def _train(
-    loaded: Loaded[Recipe],
-    result: Result,
-    output: Path | None,
-    join: str | None,
-    signals: list[Signals],
-) -> None:
-    """Load the data, start or join a cluster, and follow the run."""
-    recipe = loaded.config
-    if join is None:
-        info = choose(recipe.device.select)
-        result.device = info.name
-        say(f"device: {info}")
-    dataset = load_dataset(recipe.data)
-    model = Model.for_dataset(recipe.model, dataset)
-    plan = Plan(recipe, dataset, model, result.run)
-    folder = output if output is not None else Path("runs") / result.run
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot make the folder {folder}: {error.strerror}: give another with --output"
-        ) from error
-    if (folder / "result.json").exists():
-        raise UserError(f"--output {folder}: holds the result of another run; give a new folder")
-    result.output = str(folder)
-    say(
-        f"run {result.run}: {dataset!r}, {model.size:,} parameters, {recipe.consistency}, "
-        f"{recipe.train.epochs} epochs"
-    )
-
-    async def main() -> None:
-        drivers: list[Driver] = []
-
-        me = asyncio.current_task()
-        assert me is not None
-
-        def asked(reason: str) -> None:
-            say("stopping in good order; once more to stop at once")
-            if any(driver.begun for driver in drivers):
-                for driver in drivers:
-                    driver.stop(reason)
-            else:
-                me.cancel()
-
-        handler = Signals(asked)
-        handler.install()
-        progress = ProgressLines(say)
-        try:
-            if join is None:
-                await train_locally(plan, result, folder, progress, drivers.append)
-            else:
-                await train_joined(plan, result, folder, progress, drivers.append, join)
-        except asyncio.CancelledError:
-            if handler.got is None:
-                raise
-            result.status, result.error = "stopped", "stopped before the run had begun"
+            if json_:
+                print(result.line(), flush=True)
+            elif result.steps or signals:
+                _tell(result)
         finally:
-            if handler.got is not None:
-                signals.append(handler)
+            for got in signals:  # also where nobody reads the result, as after a hang-up
+                got.reraise()
+    if result.status == "stopped":
+        raise TryAgain(
+            f"the run was stopped: {result.stopped_because}; go on with --resume {result.output}"
+        )
 
-    run_loop(main())
+
+async def _follow(session: Session, progress: Progress, signals: list[Signals]) -> None:
+    """Run a session; a signal asks it to stop, and is kept in ``signals``."""
+    handler = Signals(session.stop, progress.close)
+    handler.install()
+    try:
+        await session.run(progress)
+    finally:
+        if handler.got is not None:
+            signals.append(handler)
 
 
 def _tell(result: Result) -> None:

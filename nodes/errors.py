@@ -15,4 +15,4 @@ class DataError(UserError):
 
 
 class ModelError(UserError):
-    """A model does not fit its data; the text names the key to change."""
+    """A model does not fit its data (the text names the key to change), or its file is damaged."""

@@ -6,15 +6,17 @@ import difflib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from nodes.data.config import DataConfig
 from nodes.models.config import ModelConfig
 from paramserver.config import (
+    CheckpointConfig,
     ClusterConfig,
     DeviceConfig,
+    EarlyStoppingConfig,
     Section,
     StatusConfig,
     TrainConfig,
@@ -22,26 +24,30 @@ from paramserver.config import (
 )
 from paramserver.configfile import DEFAULT, Loaded, load, parse_document, read_document
 from paramserver.errors import ConfigurationError
+from paramserver.spec import Mode
 from paramserver.types import Consistency
-
-Mode = Literal["gradient"]
 
 ALIASES = {"PARAMSERVER_DATA": "data.root"}
 SUFFIXES = (".toml", ".json")
-HOGWILD = "hogwild"
-NOT_BUILT = ("delta", "average", "iterative_reduce", "sandblaster")
+NOT_BUILT = ("sandblaster",)
+WORDS: dict[str, tuple[Mode, Consistency]] = {
+    "hogwild": ("gradient", "asp"),
+    "iterative_reduce": ("average", "bsp"),
+}
 
 
 def _mode(value: object) -> object:
     if value in NOT_BUILT:
-        raise ValueError(f'"{value}" is not built yet: use "gradient"')
+        raise ValueError(f'"{value}" is not built yet: use {", ".join(get_args(Mode))}')
     return value
 
 
 class Recipe(Section):
     """Everything that one training job is told, as `load_recipe` reads it.
 
-    ``mode`` "hogwild" is a word for gradient with asp. ``staleness`` is the bound of ssp.
+    ``mode`` says what workers push: "gradient", "delta" (the difference after ``train.period`` local
+    steps) or "average" (the weights after them, in bsp). "hogwild" is a word for gradient with asp,
+    "iterative_reduce" one for average with bsp. ``staleness`` is the bound of ssp.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] = "recipe"
@@ -55,6 +61,8 @@ class Recipe(Section):
     cluster: ClusterConfig = Field(default_factory=ClusterConfig)
     device: DeviceConfig = Field(default_factory=DeviceConfig)
     status: StatusConfig = Field(default_factory=StatusConfig)
+    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
+    early_stopping: EarlyStoppingConfig = Field(default_factory=EarlyStoppingConfig)
 
     @model_validator(mode="before")
     @classmethod
@@ -62,12 +70,28 @@ class Recipe(Section):
         """Replace the words that stand for a mode and a consistency."""
         if not isinstance(values, dict):
             return values
-        mode = values.get("mode")
-        if mode == HOGWILD:
-            if values.get("consistency", "asp") != "asp":
-                raise fault("consistency", 'must be "asp", or be left out, with mode "hogwild"')
-            return {**values, "mode": "gradient", "consistency": "asp"}
-        return values
+        word = values.get("mode")
+        if not isinstance(word, str) or word not in WORDS:
+            return values
+        mode, consistency = WORDS[word]
+        if values.get("consistency", consistency) != consistency:
+            raise fault(
+                "consistency", f'must be "{consistency}", or be left out, with mode "{word}"'
+            )
+        return {**values, "mode": mode, "consistency": consistency}
+
+    @model_validator(mode="after")
+    def _check(self) -> Recipe:
+        if self.mode == "average" and self.consistency != "bsp":
+            raise fault(
+                "consistency",
+                f'mode "average" needs "bsp", not "{self.consistency}": a mean takes every part',
+            )
+        if self.mode == "gradient" and self.train.period != 1:
+            raise fault(
+                "train.period", 'must be 1 with mode "gradient", which pushes after each step'
+            )
+        return self
 
     def dump(self) -> dict[str, Any]:
         """Return the recipe as JSON-able values, which `Recipe.model_validate` takes again."""
@@ -82,19 +106,21 @@ def shipped() -> tuple[str, ...]:
 
 
 def load_recipe(
-    name_or_path: str | Path,
+    wanted: str | Path | Mapping[str, Any],
     *,
     sets: Sequence[str] = (),
     flags: Mapping[str, Any] | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Loaded[Recipe]:
-    """Load a shipped recipe by name, or a TOML or JSON file, under environment and command line.
+    """Load a shipped recipe by name, a TOML or JSON file, or a dict like one, as the lowest layer.
+
+    Environment and command line go over it.
 
     Paths of data and secret become absolute, as seen from the current directory, because peers may
     run in another.
 
     Args:
-        name_or_path: a shipped name, or a path (with a suffix or a separator, or that exists).
+        wanted: a shipped name, a path (with a suffix or a separator, or that exists), or a dict.
         sets: ``key=value`` texts.
         flags: typed values by dotted key; None means not given.
         environ: the environment, the process's own unless given.
@@ -102,7 +128,10 @@ def load_recipe(
     Raises:
         ConfigurationError: one line for each fault.
     """
-    name, document, stem = _document(str(name_or_path))
+    if isinstance(wanted, Mapping):
+        name, document, stem = "recipe", dict(wanted), "recipe"
+    else:
+        name, document, stem = _document(str(wanted))
     loaded = load(
         Recipe,
         document={"name": stem, **document},
@@ -117,7 +146,7 @@ def load_recipe(
         provenance["consistency"] = provenance["mode"]
     if "name" not in document:
         provenance["name"] = DEFAULT
-    return Loaded(_absolute(recipe), provenance)
+    return Loaded(absolute(recipe), provenance)
 
 
 def _document(wanted: str) -> tuple[str, dict[str, Any], str]:
@@ -137,11 +166,15 @@ def _document(wanted: str) -> tuple[str, dict[str, Any], str]:
     )
 
 
-def _absolute(recipe: Recipe) -> Recipe:
+def absolute(recipe: Recipe) -> Recipe:
+    """Return a recipe whose paths are absolute, because peers may run in another folder."""
+
     def resolved(section: Section, keys: tuple[str, ...]) -> dict[str, Path]:
         paths = {key: getattr(section, key) for key in keys}
         return {key: path.absolute() for key, path in paths.items() if path is not None}
 
-    data = recipe.data.model_copy(update=resolved(recipe.data, ("path", "root", "test_path")))
+    data = recipe.data.model_copy(
+        update=resolved(recipe.data, ("path", "root", "test_path", "validation_path"))
+    )
     cluster = recipe.cluster.model_copy(update=resolved(recipe.cluster, ("secret_file",)))
     return recipe.model_copy(update={"data": data, "cluster": cluster})

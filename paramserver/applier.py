@@ -12,6 +12,7 @@ import numpy as np
 
 from kernels.engine import Engine
 from kernels.rules import RuleRunner, RuleSpec, Update
+from paramserver.averaging import add_weighted, divide
 from paramserver.store import Job, Store
 from paramserver.waiting import Changes
 
@@ -88,7 +89,13 @@ class Applier:
             if id(held) in touched:
                 self._apply(group)  # a second job on a slice begins from what the first one made
                 touched.clear()
+            if job.captured is not None:
+                _copy(job)
+                continue
             gradient = job.gradient
+            if job.weight is not None:
+                _average(job, job.weight)
+                continue
             if job.fold:
                 assert held.sum is not None
                 if job.first:
@@ -125,3 +132,22 @@ class Applier:
             assert self._engine is not None
             runner = self._runners[rule] = RuleRunner(self._engine, rule)
         return runner
+
+
+def _average(job: Job, examples: int) -> None:
+    """Add a part of a mean; the clock's last part makes the slice's next version."""
+    held = job.slice
+    assert held.weighted_sum is not None
+    add_weighted(held.weighted_sum, job.gradient, examples, first=job.first)
+    if job.out is not None:
+        divide(held.weighted_sum, job.total, job.out)
+        held.head = job.out
+
+
+def _copy(job: Job) -> None:
+    """Copy a slice's weights and rule state into what was made for them."""
+    held, captured = job.slice, job.captured
+    assert captured is not None
+    assert held.head is not None
+    for target, source in zip(captured.arrays, (held.head, *held.state), strict=True):
+        np.copyto(target, source)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,8 +25,10 @@ from paramserver.console import (
     say,
     start_logging,
 )
-from paramserver.errors import UserError
+from paramserver.errors import NotReady, Refused, RequestFailed, UserError
 from paramserver.launch.lifeline import read_handover
+from paramserver.launch.presence import newest
+from paramserver.operate import Operator, operator
 from paramserver.peer import Peer
 
 log = logging.getLogger(__name__)
@@ -152,6 +156,70 @@ def doctor(
     from paramserver.doctor import examine  # what it measures with is slow to import
 
     raise SystemExit(run_loop(examine(device, print)))
+
+
+Secret = Annotated[Path | None, typer.Option(help="A file with the cluster's secret.")]
+
+
+@app.command()
+def checkpoint(
+    join: Join = None, secret_file: Secret = None, config: ConfigFile = None, set_: Sets = None
+) -> None:
+    """Have the run under way save a checkpoint; the newest local run unless --join is given."""
+
+    async def ask() -> str:
+        async with _operator(join, secret_file, config, set_) as run:
+            return await run.checkpoint()
+
+    print(run_loop(ask()))
+
+
+@app.command("set")
+def set_value(
+    assignment: Annotated[str, typer.Argument(help="train.batch_size=N")],
+    join: Join = None,
+    secret_file: Secret = None,
+    config: ConfigFile = None,
+    set_: Sets = None,
+) -> None:
+    """Change a value of the run under way: train.batch_size, from the next clock or lease on."""
+    key, equals, text = assignment.partition("=")
+    if key != "train.batch_size" or not equals:
+        raise UserError(
+            f"{assignment}: only train.batch_size can change while a run goes on; write "
+            "train.batch_size=N"
+        )
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise UserError(f"{assignment}: must be a whole number above 0")
+
+    async def change() -> None:
+        async with _operator(join, secret_file, config, set_) as run:
+            await run.set_batch_size(int(text))
+            say(f"run {run.run}: {key} = {int(text)} from the next clock or lease on")
+
+    run_loop(change())
+
+
+@contextlib.asynccontextmanager
+async def _operator(
+    join: str | None, secret_file: Path | None, config: Path | None, sets: list[str] | None
+) -> AsyncIterator[Operator]:
+    """Connect to the cluster at ``join``, or to the newest local run's."""
+    loaded = load_peer(config, sets, {"cluster.secret_file": secret_file})
+    cluster = loaded.config.cluster
+    if join is None:
+        here = newest()
+        address, name, secret = here.address, here.cluster, bytes.fromhex(here.secret)
+    else:
+        check_join(join)
+        address, name, secret = join, cluster.name, read_secret(loaded.config)
+    try:
+        async with operator(
+            address, cluster=name, secret=secret, deadline=cluster.deadline
+        ) as found:
+            yield found
+    except (RequestFailed, Refused) as error:
+        raise (NotReady if isinstance(error, RequestFailed) else UserError)(str(error)) from error
 
 
 def _version(wanted: bool) -> None:

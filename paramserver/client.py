@@ -94,8 +94,8 @@ class PushResult:
         return self.slices == 0 and self.repeats > 0
 
 
-def group_slices(entry: TableEntry, members: tuple[Member, ...]) -> list[Group]:
-    """Group neighbouring slices by primary, each group at most 32 MiB."""
+def group_slices(entry: TableEntry, members: tuple[Member, ...], arrays: int = 1) -> list[Group]:
+    """Group neighbouring slices by primary, each group at most 32 MiB in so many ``arrays``."""
     bounds = slice_bounds(entry.spec.size)
     groups: list[Group] = []
     run: list[int] = []
@@ -107,7 +107,7 @@ def group_slices(entry: TableEntry, members: tuple[Member, ...]) -> list[Group]:
             run.clear()
 
     for index, chain in enumerate(entry.chains):
-        full = run and (bounds[index + 1] - bounds[run[0]]) * 4 > LARGEST_BODY
+        full = run and (bounds[index + 1] - bounds[run[0]]) * 4 * arrays > LARGEST_BODY
         if run and (chain[0] != entry.chains[run[-1]][0] or full):
             close()
         run.append(index)
@@ -159,8 +159,16 @@ class TableClient:
                     f"no table {self.name!r} in the cluster; there are "
                     f"{', '.join(sorted(placed.tables)) or 'none'}"
                 )
-            self._routed = (placed.serial, entry, group_slices(entry, placed.members))
+            self._routed = (
+                placed.serial,
+                entry,
+                group_slices(entry, placed.members, self._arrays(entry)),
+            )
         return self._routed[1], self._routed[2]
+
+    def _arrays(self, entry: TableEntry) -> int:
+        """Return how many arrays of the table's size one request carries."""
+        return 1
 
     # Pulls
 

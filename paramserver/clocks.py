@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from typing import Any
 
 from paramserver.types import Span
 
@@ -53,6 +54,18 @@ class Histogram:
     def mean(self) -> float:
         """The mean of the values, 0 where there are none."""
         return self._sum / self.total if self.total else 0.0
+
+    def save(self) -> list[Any]:
+        """Return all of it as JSON-able values, for `load`."""
+        return [sorted(self._counts.items()), self._sum, self.total, self.max]
+
+    @classmethod
+    def load(cls, values: Sequence[Any]) -> Histogram:
+        """Return the histogram that `save` saw."""
+        loaded = cls()
+        counts, loaded._sum, loaded.total, loaded.max = values
+        loaded._counts.update({int(value): int(n) for value, n in counts})
+        return loaded
 
     def dump(self) -> dict[str, int]:
         """Return the counts by value, from 64 on by the power of two below it, as JSON-able values."""

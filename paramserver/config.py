@@ -8,20 +8,21 @@ comes here. The recipe in `nodes` puts its model and data beside these sections.
 from __future__ import annotations
 
 import ipaddress
-from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
 from pydantic_core import PydanticCustomError
 
-from paramserver.spec import Rule, RuleName
+from paramserver.schedule import Rate
+from paramserver.spec import LONGEST_PERIOD, Rule, RuleName
 
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Text = Annotated[str, Field(min_length=1)]
+Limit = Annotated[float, Field(ge=1e-30, le=1e30)]
 
 LARGEST_BATCH = 1 << 20
 MOST_PARTS = 65536
@@ -158,52 +159,57 @@ class StatusConfig(Section):
     port: Port = 0
 
 
-def _schedule(value: object) -> object:
-    """Read a rate: one number, or pairs of (first server update, rate)."""
+class EarlyStoppingConfig(Section):
+    """When training ends before its epochs are over; it needs validation data, but for ``seconds``.
 
-    def number(candidate: object) -> float:
-        if not isinstance(candidate, int | float) or isinstance(candidate, bool):
-            raise ValueError(f"must be a number or a list of [step, rate] pairs, not {candidate!r}")
-        if not 0 <= candidate < float("inf"):
-            raise ValueError(f"must be a finite rate of at least 0, not {candidate!r}")
-        return float(candidate)
+    After ``patience`` epochs whose validation ``metric`` was not better by more than ``threshold``,
+    or after so many ``seconds`` of training.
+    """
 
-    if not isinstance(value, list | tuple):
-        return number(value)
-    pairs: list[tuple[int, float]] = []
-    for pair in value:
-        if not isinstance(pair, list | tuple) or len(pair) != 2:
-            raise ValueError(f"must be a list of [step, rate] pairs; {pair!r} is none")
-        step, rate = pair
-        if not isinstance(step, int) or isinstance(step, bool):
-            raise ValueError(f"a step must be a whole number, not {step!r}")
-        pairs.append((step, number(rate)))
-    steps = [step for step, _ in pairs]
-    if not steps or steps[0] != 0:
-        raise ValueError("the first step of a schedule must be 0")
-    if any(later <= earlier for earlier, later in pairwise(steps)):
-        raise ValueError("the steps of a schedule must increase")
-    return tuple(pairs)
+    patience: Positive | None = None
+    threshold: Annotated[float, Field(ge=0)] = 0.0
+    metric: Literal["loss", "accuracy"] = "loss"
+    seconds: Seconds | None = None
 
 
-Rate = Annotated[float | tuple[tuple[int, float], ...], BeforeValidator(_schedule)]
+class CheckpointConfig(Section):
+    """How often a run is saved (``every`` so many seconds, and at the end), how many are kept."""
+
+    every: Seconds = 60.0
+    keep: Positive = 3
 
 
 class TrainConfig(Section):
     """How to train.
 
-    ``batch_size`` is the global minibatch of one clock in bsp, one push's minibatch otherwise.
-    ``parts`` cut a bsp clock's minibatch, one for each worker at the start unless given. ``rate``
-    is constant or stepwise by server updates. The rule's numbers mean what its paper says:
-    ``decay`` is RMSProp's, ``beta1`` and ``beta2`` Adam's.
+    ``batch_size`` is the global minibatch of one clock in bsp, one push's minibatch otherwise; in
+    the modes delta and average a clock or push covers ``period`` of them. ``parts`` cut a bsp
+    clock's examples, one for each worker at the start unless given.
+
+    ``rate`` is a number, a list of [update, rate] pairs, or a kind with its keys: "step" (start,
+    factor, every), "exponential" (start, factor, every) or "cosine" (start, end, steps). It counts
+    server updates, and grows to what it says over the first ``warmup`` of them.
+
+    ``clip_value`` bounds each element of the mean gradient, and then ``clip_norm`` its L2 norm, on
+    the worker before the gradient leaves: in bsp of each part, in delta and average of each local
+    step. The norm of a whole clock's gradient is known to nobody before the shards have summed its
+    parts, and each shard holds some slices of it only; with ``parts`` = 1 the part is the whole.
+
+    The rule's numbers mean what its paper says: ``decay`` is RMSProp's, ``beta1`` and ``beta2``
+    Adam's. ``weight_decay`` times the weights is added to the gradient, after clipping, and in adamw
+    taken from the weights. In delta and average the rule runs on the workers, and its state begins
+    at zero in each period: so the result depends on neither who computes nor on a resume.
     """
 
     batch_size: Annotated[int, Field(gt=0, le=LARGEST_BATCH)] = 128
     parts: Annotated[int, Field(gt=0, le=MOST_PARTS)] | None = None
     epochs: Annotated[int, Field(gt=0, le=1_000_000)] = 5
-    period: Positive = 1
+    period: Annotated[int, Field(gt=0, le=LONGEST_PERIOD)] = 1
     rule: RuleName = "momentum"
     rate: Rate = 0.1
+    warmup: Annotated[int, Field(ge=0)] = 0
+    clip_value: Limit | None = None
+    clip_norm: Limit | None = None
     momentum: Fraction = 0.9
     beta1: Fraction = 0.9
     beta2: Fraction = 0.999
@@ -213,22 +219,16 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:
-        if self.period != 1:
-            raise fault("period", 'must be 1: mode "gradient" pushes after each step')
         if self.parts is not None and self.parts > self.batch_size:
             raise fault("parts", f"must not exceed train.batch_size ({self.batch_size})")
         return self
 
-    @property
-    def schedule(self) -> tuple[tuple[int, float], ...]:
-        """The rate as (first server update, rate) pairs."""
-        return self.rate if isinstance(self.rate, tuple) else ((0, self.rate),)
-
     def update_rule(self) -> Rule:
-        """Return the rule as the servers take it."""
+        """Return the rule with its rate, as servers and workers take it."""
         return Rule(
             name=self.rule,
-            rate=self.schedule,
+            rate=self.rate,
+            warmup=self.warmup,
             momentum=self.momentum,
             beta1=self.beta1,
             beta2=self.beta2,

@@ -224,7 +224,8 @@ class _Layers:
         for other in [known for known in self._sources if known[: len(key)] == key]:
             del self._sources[other]
         for inner, _ in leaves(value, key):
-            self._sources[inner] = source
+            below = "".join(f".{part}" for part in inner[len(key) :])
+            self._sources[inner] = source._replace(blamed=f"{source.blamed}{below}")
 
     def _element(self, target: list[Any], key: Key, depth: int, source: Source) -> Any:
         part = key[depth]

@@ -11,7 +11,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,12 +38,36 @@ USAGE: type[Exception] = next(
 
 
 def say(text: str) -> None:
-    """Print a line for a person: to stderr, since stdout is for results.
+    """Print a line for a person: to stderr, since stdout is for results; see `said_through`.
 
     Nobody reading it is no reason to stop.
     """
+    sink = _sink.get()
     with contextlib.suppress(OSError, ValueError):
-        print(text, file=sys.stderr, flush=True)
+        if sink is not None:
+            sink(text)
+        elif sys.stderr is not None:  # as where it was closed before the start
+            print(text, file=sys.stderr, flush=True)
+
+
+_sink: ContextVar[Callable[[str], None] | None] = ContextVar("sink", default=None)
+
+
+@contextlib.contextmanager
+def said_through(sink: Callable[[str], None]) -> Iterator[None]:
+    """Give what this task, or thread, says to ``sink`` while the context is open."""
+    token = _sink.set(sink)
+    try:
+        yield
+    finally:
+        _sink.reset(token)
+
+
+@contextlib.contextmanager
+def hushed(quiet: bool = True) -> Iterator[None]:
+    """Say nothing while the context is open, if ``quiet``."""
+    with said_through(lambda text: None) if quiet else contextlib.nullcontext():
+        yield
 
 
 def run_app(app: typer.Typer, program: str) -> None:
@@ -166,16 +191,21 @@ class Signals:
     """SIGINT, SIGTERM and SIGHUP: the first asks for an end in good order, the second forces it.
 
     After the end, `reraise` ends the process by the signal that it got, so that whoever started it
-    sees the truth.
+    sees the truth. ``forced`` is called before the second signal ends it.
     """
 
-    def __init__(self, asked: Callable[[str], None]) -> None:
+    def __init__(
+        self, asked: Callable[[str], None], forced: Callable[[], None] = lambda: None
+    ) -> None:
         self._asked = asked
+        self._forced = forced
         self.got: signal.Signals | None = None
 
     def install(self) -> None:
         """Take over the signals on the running loop."""
         loop = asyncio.get_running_loop()
+        # PoCL's LLVM takes this one over, and at the first file that grows too big drops ours too.
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is signal.SIG_IGN:
                 continue  # as nohup leaves it
@@ -183,6 +213,7 @@ class Signals:
 
     def _handle(self, number: signal.Signals) -> None:
         if self.got is not None:
+            self._forced()
             say("ending at once")
             self.reraise()
         self.got = number
@@ -228,7 +259,11 @@ async def live(peer: Peer, *, lifeline: int | None, embedded: bool) -> Signals:
             say("warning: --insecure: whoever reaches this port can read and change the weights")
 
     try:
-        await peer.run(stop, ready)
+        async with peer.running():
+            ready()
+            await stop.wait()
+            if signals.got is not None:
+                await peer.drain()
     finally:
         if watching is not None:
             watching.cancel()

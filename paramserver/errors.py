@@ -2,7 +2,8 @@
 
     ParamserverError                   exit 1   the run failed
     ├── UserError                      exit 2   what the user gave is wrong
-    │   └── ConfigurationError
+    │   ├── ConfigurationError
+    │   └── BadCheckpoint
     ├── NotReady                       exit 3   the machine or the cluster is not ready
     │   ├── AddressInUse
     │   ├── VersionMismatch
@@ -67,6 +68,10 @@ class UserError(ParamserverError):
 
 class ConfigurationError(UserError):
     """A configuration key or value is wrong."""
+
+
+class BadCheckpoint(UserError):
+    """A checkpoint is damaged, incomplete, or of another run."""
 
 
 class NotReady(ParamserverError):

@@ -112,7 +112,7 @@ async def connect(
     links = Links(Identity(cluster, me.name, me.incarnation, "client"), secret)
     try:
         maps = RemoteMap(links, address)
-        await maps.newer(-1, deadline)
+        await maps.newer(maps.view.map.serial, 0.0)
         yield Client(links, maps, me, address, deadline)
     finally:
         await links.close()

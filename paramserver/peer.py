@@ -19,7 +19,14 @@ from paramserver.coordination.embedded import EmbeddedStore
 from paramserver.coordination.port import Store as CoordinationStore
 from paramserver.coordination.remote import open_remote
 from paramserver.coordination.service import StoreService
-from paramserver.errors import NotReady, Unavailable, UnknownTable, Unsupported
+from paramserver.errors import (
+    NotReady,
+    Refused,
+    RequestFailed,
+    Unavailable,
+    UnknownTable,
+    Unsupported,
+)
 from paramserver.leader import Leader
 from paramserver.mapview import LocalMap, MapView
 from paramserver.placement import ClusterMap, RunEntry, parse_map
@@ -41,6 +48,7 @@ from paramserver.wire.control import (
     Probe,
     TableCreated,
 )
+from paramserver.wire.run import StopRun
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +75,9 @@ class Role(Protocol):
 
     async def run(self, peer: Peer) -> None:
         """Do the role's work until cancelled."""
+
+    async def leave(self, seconds: float) -> None:
+        """Finish what is under way and take nothing more, within so many seconds."""
 
 
 class Peer:
@@ -140,12 +151,39 @@ class Peer:
 
     # Life
 
-    async def run(self, stop: asyncio.Event, ready: Callable[[], None] | None = None) -> None:
-        """Run until ``stop`` is set; ``ready`` is called once the peer has registered."""
-        async with self.running():
-            if ready is not None:
-                ready()
-            await stop.wait()
+    async def drain(self) -> None:
+        """Make ready to leave: nothing that others need may go with this peer.
+
+        A worker finishes its step and reports it. Slices that this peer alone holds cannot be handed
+        over, so their run is stopped, and its driver saves it before this peer goes.
+        """
+        run = self.view.map.run
+        patience = self.config.cluster.lost_after
+        if run is not None and self._alone_holds(run):
+            log.info("run %s is asked to stop: this peer holds a part of it", run.name)
+            reason = f"{self.me.name}, which holds slices, is leaving"
+            try:
+                await self.links.request(
+                    self.run_address(run.name),
+                    StopRun(run=run.name, reason=reason),
+                    deadline=self._deadline,
+                )
+            except (RequestFailed, Refused) as error:
+                log.warning("run %s was not stopped: %s", run.name, error)
+                return
+            if not await self.view.changes.until(
+                lambda: self.view.map.run is None or not self._alone_holds(run), patience
+            ):
+                log.warning("run %s was not saved within %g s", run.name, patience)
+        elif self._role is not None:
+            await self._role.leave(patience)
+
+    def _alone_holds(self, run: RunEntry) -> bool:
+        """Say whether this peer holds slices, or the table, of a run."""
+        placed = self.view.map
+        primary = placed.run_primary()
+        mine = primary is not None and (primary.name, primary.incarnation) == self.me
+        return mine or f"{run.name}/model" in placed.held_by(*self.me)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Peer]:

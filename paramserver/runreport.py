@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from paramserver.runtable import RunTable
@@ -27,6 +28,8 @@ def snapshot(table: RunTable, now: float) -> dict[str, Any]:
         "examples": table.examples,
         "examples_wanted": table.spec.examples * table.spec.epochs,
         "repeated_examples": table.repeated_examples,
+        "rate": table.rate,
+        "epoch_ends": [end._asdict() for end in table.epoch_ends],
         "seconds": spent,
         "longest_pause": table.longest_pause,
         "samples_per_second": table.examples / spent if spent > 0 else 0.0,
@@ -42,6 +45,14 @@ def snapshot(table: RunTable, now: float) -> dict[str, Any]:
             "clocks": table.staleness.dump(),
         },
         "pushes": dict(zip(("applied", "duplicate", "refused"), table.pushes, strict=True)),
+        "validation": {
+            "last": table.judge.last,
+            "best": table.judge.best,
+            "keep": table.to_keep,
+        },
+        "stopped_because": table.stopped_because,
+        "batch_size": table.batch_size,
+        "checkpoint": asdict(table.checkpoints),
         "workers": {
             who.name: {
                 "incarnation": who.incarnation,

@@ -11,6 +11,8 @@ from typing import Any
 from paramserver.errors import NotReady, Refused, RequestFailed, UnknownTable
 from paramserver.mapview import MapView
 from paramserver.runreport import snapshot
+from paramserver.runsave import load, save
+from paramserver.runstate import Phase
 from paramserver.runtable import RunTable, Work
 from paramserver.spec import RunSpec
 from paramserver.transport.connection import Connection
@@ -22,12 +24,22 @@ from paramserver.wire.data import Evict
 from paramserver.wire.run import (
     Admit,
     Admitted,
+    AskCheckpoint,
+    Asked,
+    CheckpointMade,
+    CutAt,
+    CutState,
     Follow,
+    GoOn,
     Heartbeat,
+    Kept,
+    Leave,
     Noted,
     Report,
+    SetBatchSize,
     Snapshot,
     StopRun,
+    TakeCut,
 )
 
 log = logging.getLogger(__name__)
@@ -66,9 +78,17 @@ class RunService:
         return {
             Report: self._report,
             Heartbeat: self._heartbeat,
+            Leave: self._leave,
             Admit: self._admit,
             Follow: self._follow,
             StopRun: self._stop,
+            TakeCut: self._take_cut,
+            CutState: self._cut_state,
+            GoOn: self._go_on,
+            Kept: self._kept,
+            AskCheckpoint: self._ask_checkpoint,
+            CheckpointMade: self._checkpoint_made,
+            SetBatchSize: self._set_batch_size,
         }
 
     async def run(self) -> None:
@@ -157,6 +177,13 @@ class RunService:
         self.table.hear(PeerId(beat.worker, beat.incarnation), self._now())
         return Response(Noted())
 
+    def _leave(self, request: Request) -> Response:
+        leaving: Leave = request.message
+        self._mine(leaving.run)
+        self.table.leave(PeerId(leaving.worker, leaving.incarnation), self._now())
+        self.changes.notify()
+        return Response(Noted())
+
     async def _admit(self, request: Request) -> Response:
         ask: Admit = request.message
         self._mine(ask.run)
@@ -183,5 +210,66 @@ class RunService:
         ask: StopRun = request.message
         self._mine(ask.run)
         self.table.stop(ask.reason, self._now())
+        self.changes.notify()
+        return Response(Noted())
+
+    # Checkpoints
+
+    def _take_cut(self, request: Request) -> Response:
+        ask: TakeCut = request.message
+        self._mine(ask.run)
+        table = self.table
+        if table.phase is Phase.INITIALISE:
+            raise NotReady(f"run {self.spec.name} has not begun to train")
+        if table.phase is Phase.TRAIN and table.final_clock is not None:
+            return Response(CutAt(clock=table.want_cut(ask.ahead), state=None))
+        return Response(CutAt(clock=table.final_clock, state=save(table, self._now())))
+
+    async def _cut_state(self, request: Request) -> Response:
+        ask: CutState = request.message
+        self._mine(ask.run)
+        table = self.table
+
+        def there() -> bool:
+            return table.cut is not None and table.cut["clock"] == ask.clock
+
+        await self.changes.until(lambda: there() or table.phase is not Phase.TRAIN, self._wait)
+        state = table.cut if there() else None
+        over = state is None and table.phase is not Phase.TRAIN
+        return Response(CutAt(clock=ask.clock, state=state, over=over))
+
+    def _go_on(self, request: Request) -> Response:
+        ask: GoOn = request.message
+        self._mine(ask.run)
+        if self.table.phase is Phase.INITIALISE:
+            load(self.table, ask.state, ask.updates, self._now())
+            self.changes.notify()
+        return Response(Noted())
+
+    def _kept(self, request: Request) -> Response:
+        kept: Kept = request.message
+        self._mine(kept.run)
+        self.table.kept(kept.number, self._now())
+        self.changes.notify()
+        return Response(Noted())
+
+    def _ask_checkpoint(self, request: Request) -> Response:
+        ask: AskCheckpoint = request.message
+        self._mine(ask.run)
+        number = self.table.ask_checkpoint()
+        self.changes.notify()
+        return Response(Asked(number=number))
+
+    def _checkpoint_made(self, request: Request) -> Response:
+        made: CheckpointMade = request.message
+        self._mine(made.run)
+        self.table.note_checkpoint(made.number, made.folder, made.error)
+        self.changes.notify()
+        return Response(Noted())
+
+    def _set_batch_size(self, request: Request) -> Response:
+        ask: SetBatchSize = request.message
+        self._mine(ask.run)
+        self.table.set_batch_size(ask.batch_size)
         self.changes.notify()
         return Response(Noted())

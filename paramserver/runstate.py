@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import NamedTuple
 
 from paramserver.types import PeerId, Span
 
@@ -13,6 +14,7 @@ class Phase(Enum):
 
     INITIALISE = "initialise"
     TRAIN = "train"
+    VALIDATE = "validate"
     EVALUATE = "evaluate"
     FINISHED = "finished"
 
@@ -44,7 +46,10 @@ class Tally:
 
 @dataclass(slots=True)
 class Lease:
-    """Examples lent to one incarnation: ``done`` of ``span`` is recorded."""
+    """Examples lent to one incarnation: ``done`` of ``span`` is recorded.
+
+    To ``evaluate``, ``epoch`` is the number of the pass.
+    """
 
     number: int
     epoch: int
@@ -77,3 +82,28 @@ class Epoch:
     number: int
     lent: int = 0
     tally: Tally = field(default_factory=Tally)
+
+
+class EpochEnd(NamedTuple):
+    """Where a run stood when an epoch was done: loss and accuracy are that epoch's in training.
+
+    ``rate`` is the next update's, ``seconds`` the time spent in training so far.
+    """
+
+    epoch: int
+    steps: int
+    examples: int
+    loss: float | None
+    accuracy: float | None
+    rate: float
+    seconds: float
+
+
+@dataclass(slots=True)
+class Checkpoints:
+    """What is known of a run's checkpoints: ``number`` counts those asked for and made."""
+
+    asked: int = 0
+    number: int = 0
+    folder: str | None = None
+    error: str | None = None

@@ -11,20 +11,25 @@ Times are seconds of a monotonic clock given by the caller as ``now``.
 
 from __future__ import annotations
 
+import math
 from collections import deque
+from typing import Any
 
-from paramserver.clocks import Histogram, admitted, cut
-from paramserver.errors import BadMessage, Evicted
-from paramserver.runstate import Epoch, Lease, Phase, Tally, Worker
+from paramserver.clockparts import ClockParts
+from paramserver.clocks import Histogram, admitted
+from paramserver.errors import BadMessage, Evicted, Refused
+from paramserver.evaluation import Evaluation, Judge, Split
+from paramserver.lending import Lending
+from paramserver.runsave import save
+from paramserver.runstate import Checkpoints, EpochEnd, Lease, Phase, Tally, Worker
 from paramserver.spec import RunSpec
 from paramserver.types import PeerId, Span
 from paramserver.wire.run import Evaluate, Finished, MakeWeights, Parts, Range, Report
 
 Work = MakeWeights | Parts | Range | Evaluate | Finished
 
-EVALUATE_RANGE = 1000
-LEASE_MINIBATCHES = 32
 RECENT_EXAMPLES = 4096
+EPOCH_ENDS_KEPT = 64
 STRIKE_STEPS = 100
 SILENT_SHARE = 0.7
 LINK_GRACE = 1.0
@@ -51,31 +56,37 @@ class RunTable:
         self.examples = 0
         self.epochs_done = 0
         self.last_epoch = Tally()
+        self.epoch_ends: deque[EpochEnd] = deque(maxlen=EPOCH_ENDS_KEPT)
         self.recent = Tally()
         self.test = Tally()
         self.started: float | None = None
         self.ended: float | None = None
         self.longest_pause = 0.0
+        self.batch_size = spec.batch_size
+        self.wanted_cut: int | None = None
+        self.cut: dict[str, Any] | None = None
+        self.checkpoints = Checkpoints()
         self._last_step = now
         self._alone_since = now
         self._stopping: str | None = None
         self._leases = 0
-        self._returned: deque[tuple[int, Span]] = deque()
         self._withheld: dict[PeerId, tuple[Lease, int]] = {}
         # bsp
         self.clock = 0
         self.epoch = 0
-        self._position = 0
-        self._spans: tuple[Span, ...] = ()
-        self._done: dict[int, tuple[int, float, int]] = {}
-        self._owner: dict[int, PeerId] = {}
-        self._epoch_tally = Tally()
+        self.position = 0
+        self.epoch_tally = Tally()
+        self._parts: ClockParts | None = None
         # ssp and asp
-        self._epochs: dict[int, Epoch] = {}
-        self._lending = 0
+        self.lending = Lending(spec.epochs, spec.examples)
         # evaluation
-        self._evaluated = 0
-        self._next_test = 0
+        self.evaluation: Evaluation | None = None
+        self.judge = Judge(spec.early_stopping)
+        self.to_keep: int | None = None
+        self._keeping_since = now
+        self._passes = 0
+        self._pass_began = now
+        self._ending: str | None = None
 
     def __repr__(self) -> str:
         return (
@@ -87,6 +98,16 @@ class RunTable:
     def finished(self) -> bool:
         """Whether the run has ended."""
         return self.phase is Phase.FINISHED
+
+    @property
+    def stopped_because(self) -> str | None:
+        """Why the run ends before its epochs are over, None where it does not."""
+        return self._stopping if self._stopping is not None else self._ending
+
+    @property
+    def stride(self) -> int:
+        """How many positions of an epoch one clock (bsp) or one push (else) covers."""
+        return self.batch_size * self.spec.period
 
     # What workers say
 
@@ -176,6 +197,8 @@ class RunTable:
             if self._stopping is not None:
                 self._finish("stopped", now)
                 return Finished(self.status, self.error)
+            if self.spec.resumed:
+                return None  # the driver brings weights and state
             makers = [other for other in self.workers.values() if other.makes_weights]
             if makers and makers[0] is not worker:
                 return None
@@ -185,8 +208,8 @@ class RunTable:
             if self.spec.table.consistency == "bsp":
                 return self._parts_for(worker)
             return self._range_for(worker)
-        if self.phase is Phase.EVALUATE:
-            return self._test_for(worker)
+        if self.evaluation is not None:
+            return self._examples_for(worker, self.evaluation)
         return Finished(self.status, self.error)
 
     def admit(self, who: PeerId, clock: int) -> int | None:
@@ -209,47 +232,14 @@ class RunTable:
             self._open_clock()
 
     def _open_clock(self) -> None:
-        stop = min(self._position + self.spec.batch_size, self.spec.examples)
-        self._spans = cut(Span(self._position, stop), self.spec.table.parts)
-        self._done = {}
-        self._owner = {}
-        self._assign()
-
-    def _assign(self) -> None:
-        """Give every part that is nobody's to an active worker, evenly and in order."""
-        active = sorted(self.workers)
-        if not active:
-            return
-        load = dict.fromkeys(active, 0)
-        for part, who in self._owner.items():
-            if part not in self._done:
-                load[who] = load.get(who, 0) + 1
-        free = [
-            part
-            for part in range(len(self._spans))
-            if part not in self._done and part not in self._owner
-        ]
-        standing = len(free) == len(self._spans)
-        for rank, part in enumerate(free):
-            if standing:
-                who = (
-                    active[rank * len(active) // len(free)]
-                    if len(free) >= len(active)
-                    else (active[rank])
-                )
-            else:
-                who = min(active, key=lambda one: (load[one], one))
-            self._owner[part] = who
-            load[who] += 1
+        stop = min(self.position + self.stride, self.spec.examples)
+        self._parts = ClockParts(Span(self.position, stop), self.spec.table.parts)
+        self._parts.assign(self.workers)
 
     def _parts_for(self, worker: Worker) -> Parts | None:
-        if any(part not in self._owner for part in range(len(self._spans))):
-            self._assign()
-        mine = [
-            (part, span.start, span.stop)
-            for part, span in enumerate(self._spans)
-            if self._owner.get(part) == worker.id and part not in self._done
-        ]
+        assert self._parts is not None
+        self._parts.assign(self.workers)
+        mine = self._parts.of(worker.id)
         return Parts(self.clock, self.epoch, mine) if mine else None
 
     def _part_done(
@@ -262,36 +252,39 @@ class RunTable:
         correct: int,
         now: float,
     ) -> None:
-        if self.phase is not Phase.TRAIN or clock != self.clock or part in self._done:
+        if self.phase is not Phase.TRAIN or clock != self.clock:
             return
-        if not 0 <= part < len(self._spans) or examples != len(self._spans[part]):
-            raise BadMessage(f"part {part} of clock {clock} with {examples} examples is not lent")
-        self._done[part] = (examples, loss, correct)
+        assert self._parts is not None
+        if not self._parts.note(part, Tally(examples, loss, correct)):
+            return
         self.pushes[0] += 1  # the shards' answers may come after the run's end
         worker.examples += examples
         worker.clock = clock + 1
-        if len(self._done) == len(self._spans):
-            self._close_clock(now)
+        if self._parts.closed:
+            self._close_clock(self._parts, now)
 
-    def _close_clock(self, now: float) -> None:
-        for part in range(len(self._spans)):
-            self._epoch_tally.add(*self._done[part])
-            self._count_recent(*self._done[part])
-        self.examples += sum(len(span) for span in self._spans)
+    def _close_clock(self, parts: ClockParts, now: float) -> None:
+        for one in parts.results():
+            self.epoch_tally.add(one.examples, one.loss, one.correct)
+            self._count_recent(one.examples, one.loss, one.correct)
+        self.examples += len(parts.span)
         self._count_step(now)
         self.clock += 1
         self.serial += 1
         self.staleness.add(0)
-        self._position = self._spans[-1].stop
-        if self._position >= self.spec.examples:
-            self.last_epoch, self._epoch_tally = self._epoch_tally, Tally()
-            self._position = 0
+        self.position = parts.span.stop
+        before = self.epochs_done
+        if self.position >= self.spec.examples:
+            self.last_epoch, self.epoch_tally = self.epoch_tally, Tally()
+            self.position = 0
             self.epoch += 1
-            self.epochs_done += 1
-        if self.epochs_done >= self.spec.epochs or self._stopping is not None:
-            self._end_training(now)
+            self._epoch_done(now)
+        if self.clock == self.wanted_cut:
+            self.cut, self.wanted_cut = save(self, now), None
+        if self.epochs_done > before and self._validates:
+            self._validate(now)
         else:
-            self._open_clock()
+            self._train_on(now)
 
     # Training in ssp and asp
 
@@ -313,27 +306,17 @@ class RunTable:
             lease.epoch,
             lease.done,
             lease.span.stop,
-            self.spec.batch_size,
+            self.stride,
             worker.clock,
         )
 
     def _lend(self) -> Lease | None:
-        if self._stopping is not None:
+        if self.stopped_because is not None:
             return None
-        if self._returned:
-            epoch, span = self._returned.popleft()
-            return self._lease(epoch, span)
-        if self._lending >= self.spec.epochs:
-            return None
-        current = self._epochs.setdefault(self._lending, Epoch(self._lending))
-        batch = self.spec.batch_size
-        share = self.spec.examples // max(8 * len(self.workers) * batch, 1)
-        length = batch * min(max(share, 1), LEASE_MINIBATCHES)
-        span = Span(current.lent, min(current.lent + length, self.spec.examples))
-        current.lent = span.stop
-        if span.stop >= self.spec.examples:
-            self._lending += 1  # before it can be done, and forgotten: each epoch is lent once
-        return self._lease(current.number, span)
+        # Validated are the weights after an epoch, with nothing of the next one.
+        ahead_of = self.epochs_done if self.spec.validation_examples else None
+        found = self.lending.lend(self.stride, len(self.workers), ahead_of=ahead_of)
+        return self._lease(*found) if found is not None else None
 
     def _lease(self, epoch: int, span: Span, evaluate: bool = False) -> Lease:
         self._leases += 1
@@ -365,52 +348,167 @@ class RunTable:
         if self.spec.table.consistency == "asp":
             active = [other.clock for other in self.workers.values() if other.lease is not None]
             self.staleness.add(worker.clock - min(active))
-        epoch = self._epochs[lease.epoch]
-        epoch.tally.add(examples, loss, correct)
-        if epoch.tally.examples >= self.spec.examples:
-            self.last_epoch = epoch.tally
-            self.epochs_done += 1
-            self.epoch = max(self.epoch, epoch.number + 1)
-            del self._epochs[epoch.number]
-        if lease.done >= lease.span.stop or self._stopping is not None:
+        before = self.epochs_done
+        whole = self.lending.note(lease.epoch, Tally(examples, loss, correct))
+        if whole is not None:
+            self.last_epoch = whole
+            self._epoch_done(now)
+            self.epoch = max(self.epoch, lease.epoch + 1)
+        if lease.done >= lease.span.stop or self.stopped_because is not None:
             worker.lease = None
-        self._end_if_all_is_done(now)
+            self.lending.give_back(lease.epoch, Span(lease.done, lease.span.stop))
+        if self.epochs_done > before and self._validates:
+            self._validate(now)
+        else:
+            self._end_if_all_is_done(now)
 
     def _end_if_all_is_done(self, now: float) -> None:
         if self.phase is not Phase.TRAIN or self.spec.table.consistency == "bsp":
             return
-        stopped = self._stopping is not None and not any(
+        stopped = self.stopped_because is not None and not any(
             worker.lease is not None for worker in self.workers.values()
         )
         if self.epochs_done >= self.spec.epochs or stopped:
             self._end_training(now)
 
+    # Another life
+
+    def lent(self) -> list[tuple[int, Span]]:
+        """Return what is lent in ssp and asp, by epoch, and is not known to be done."""
+        leases = [worker.lease for worker in self.workers.values() if worker.lease is not None]
+        leases += [lease for lease, _ in self._withheld.values()]
+        return [(one.epoch, Span(one.done, one.span.stop)) for one in leases if not one.evaluate]
+
+    def want_cut(self, ahead: int) -> int:
+        """Keep the state of a bsp run as it will be ``ahead`` clocks from now; return that clock."""
+        self.cut = None
+        self.wanted_cut = self.clock + ahead
+        return self.wanted_cut
+
+    def ask_checkpoint(self) -> int:
+        """Note that somebody wants a checkpoint; return the number it will have at least."""
+        self.checkpoints.asked = self.checkpoints.number + 1
+        self.serial += 1
+        return self.checkpoints.asked
+
+    def note_checkpoint(self, number: int, folder: str | None, error: str | None) -> None:
+        """Note a checkpoint that was made, or why it was not."""
+        folder = folder if folder is not None else self.checkpoints.folder
+        self.checkpoints = Checkpoints(self.checkpoints.asked, number, folder, error)
+        self.serial += 1
+
+    def set_batch_size(self, size: int) -> None:
+        """Change the minibatch from the next clock (bsp) or lease on.
+
+        Raises:
+            Refused: it is no minibatch of this run.
+        """
+        least = self.spec.table.parts
+        if not least <= size <= self.spec.examples:
+            raise Refused(
+                f"batch size {size}: must be {least} (train.parts) to {self.spec.examples} (the "
+                "training examples)"
+            )
+        self.batch_size = size
+        self.serial += 1
+
+    def go_on(self, seconds: float, now: float) -> None:
+        """Train from where a state that was taken over left off, after ``seconds`` of training."""
+        self.phase = Phase.TRAIN
+        self.started = now - seconds
+        self._last_step = now
+        self.serial += 1
+        if self._validates and self.epochs_done > self.judge.judged:
+            self._validate(now)
+        else:
+            self._train_on(now)
+
+    def _train_on(self, now: float) -> None:
+        """Go on with the next clock, or with lending; or end where all is done."""
+        self.phase = Phase.TRAIN
+        if self.epochs_done >= self.spec.epochs or self.stopped_because is not None:
+            self._end_training(now)
+        elif self.spec.table.consistency == "bsp":
+            self._open_clock()
+
     # Evaluation and the end
+
+    @property
+    def _validates(self) -> bool:
+        return bool(self.spec.validation_examples) and self._stopping is None
+
+    def _evaluate(self, split: Split, now: float) -> None:
+        """Begin a pass over a split."""
+        validates = split == "validation"
+        self.phase = Phase.VALIDATE if validates else Phase.EVALUATE
+        examples = self.spec.validation_examples if validates else self.spec.test_examples
+        self._passes += 1
+        self._pass_began = now
+        self.evaluation = Evaluation(self._passes, split, examples)
+        self.serial += 1
+
+    def _validate(self, now: float) -> None:
+        self._evaluate("validation", now)
+
+    def _judge(self, found: Tally, now: float) -> None:
+        """Take what a validation found; the best weights are kept by the driver before going on."""
+        assert self.evaluation is not None
+        if not math.isfinite(found.loss):
+            self.fail(
+                f"training diverged: the validation loss after epoch {self.epochs_done} is "
+                f"{found.loss}: lower train.rate",
+                1,
+                now,
+            )
+            return
+        why = self.judge.judge(self.epochs_done, self.steps, found)
+        if why is not None and self.epochs_done < self.spec.epochs:
+            self._ending = why
+        self.to_keep = self.evaluation.number if self.judge.is_best else None
+        self._keeping_since = now
+        if self.to_keep is None:
+            self._leave_validation(now)
+
+    def kept(self, number: int, now: float) -> None:
+        """Go on: the driver has kept the weights that pass ``number`` found best."""
+        if self.phase is Phase.VALIDATE and self.to_keep == number:
+            self._leave_validation(now)
+
+    def _leave_validation(self, now: float) -> None:
+        """Train on; the time that validation took is not training's."""
+        self.to_keep = None
+        self.evaluation = None
+        if self.started is not None:
+            self.started += now - self._pass_began
+        self._last_step = now
+        self.serial += 1
+        self._train_on(now)
 
     def _end_training(self, now: float) -> None:
         self.ended = now
-        self._returned.clear()
         self.serial += 1
         if self._stopping is not None:
             self._finish("stopped", now)
         elif self.spec.test_examples:
-            self.phase = Phase.EVALUATE
+            self._evaluate("test", now)
         else:
             self._finish("done", now)
 
-    def _test_for(self, worker: Worker) -> Evaluate | Finished | None:
-        if worker.lease is None:
-            if self._returned:
-                epoch, span = self._returned.popleft()
-                worker.lease = self._lease(epoch, span, evaluate=True)
-            elif self._next_test < self.spec.test_examples:
-                stop = min(self._next_test + EVALUATE_RANGE, self.spec.test_examples)
-                worker.lease = self._lease(self.epoch, Span(self._next_test, stop), evaluate=True)
-                self._next_test = stop
-            else:
+    def _examples_for(self, worker: Worker, evaluation: Evaluation) -> Evaluate | None:
+        lease = worker.lease
+        if lease is None or lease.epoch != evaluation.number:
+            span = evaluation.lend()
+            if span is None:
                 return None
-        span = worker.lease.span
-        return Evaluate(worker.lease.number, span.start, span.stop, self.final_clock)
+            lease = worker.lease = self._lease(evaluation.number, span, evaluate=True)
+        return Evaluate(
+            lease.number,
+            lease.span.start,
+            lease.span.stop,
+            self.final_clock,
+            evaluation.split,
+            evaluation.number,
+        )
 
     @property
     def final_clock(self) -> int | None:
@@ -426,10 +524,17 @@ class RunTable:
         if examples != len(lease.span):
             raise BadMessage(f"{examples} examples evaluated of {lease}")
         worker.lease = None
-        self.test.add(examples, loss, correct)
-        self._evaluated += examples
+        evaluation = self.evaluation
+        if evaluation is None or evaluation.number != lease.epoch:
+            return
+        evaluation.note(lease.span, Tally(examples, loss, correct))
         self.serial += 1
-        if self._evaluated >= self.spec.test_examples:
+        if not evaluation.done:
+            return
+        if evaluation.split == "validation":
+            self._judge(evaluation.total(), now)
+        else:
+            self.test = evaluation.total()
             self._finish("stopped" if self._stopping is not None else "done", now)
 
     def _finish(self, status: str, now: float) -> None:
@@ -454,10 +559,13 @@ class RunTable:
         self.serial += 1
         if self.phase is Phase.INITIALISE or not self.workers:
             self._finish("stopped", now)
-        self._returned.clear()
         self._end_if_all_is_done(now)
 
     # Workers that leave, die or go wrong
+
+    def leave(self, who: PeerId, now: float) -> None:
+        """Let a worker go that has told of all it did; it may come back as another incarnation."""
+        self.drop(who, "told to leave", now)
 
     def drop(self, who: PeerId, reason: str, now: float) -> bool:
         """Evict an incarnation; its work is lent again once `confirm_dropped` was called."""
@@ -470,16 +578,13 @@ class RunTable:
             self._alone_since = now
         if worker.lease is not None:
             self._withheld[who] = (worker.lease, worker.pushes)
-        for part, owner in list(self._owner.items()):
-            if owner == who and part not in self._done:
-                del self._owner[part]
-        if self.phase is Phase.TRAIN and self.spec.table.consistency == "bsp":
-            self._assign()
-        if self._stopping is not None:
-            if self.workers:
-                self._end_if_all_is_done(now)
-            else:
-                self._finish("stopped", now)
+        if self._parts is not None:
+            self._parts.take_from(who)
+            self._parts.assign(self.workers)
+        if self._stopping is not None and not self.workers:
+            self._finish("stopped", now)
+        elif self.stopped_because is not None:
+            self._end_if_all_is_done(now)
         return True
 
     def confirm_dropped(self, who: PeerId, highest: int) -> None:
@@ -493,9 +598,11 @@ class RunTable:
             return
         left = Span(lease.done, lease.span.stop)
         if not lease.evaluate and highest >= pushes:
-            self.repeated_examples += min(self.spec.batch_size, len(left))
-        if lease.evaluate == (self.phase is Phase.EVALUATE):
-            self._returned.append((lease.epoch, left))
+            self.repeated_examples += min(self.stride, len(left))
+        if not lease.evaluate:
+            self.lending.give_back(lease.epoch, left)
+        elif self.evaluation is not None and self.evaluation.number == lease.epoch:
+            self.evaluation.give_back(lease.span)
         self.serial += 1
 
     @property
@@ -521,6 +628,8 @@ class RunTable:
         """
         if self.finished:
             return []
+        if self.to_keep is not None and now - self._keeping_since > self.spec.deadline:
+            self._leave_validation(now)  # the driver is silent: better no best model than no end
         silent: list[PeerId] = []
         grace = max(LINK_GRACE, 1.5 * self.spec.beat)
         for who, worker in list(self.workers.items()):
@@ -582,6 +691,24 @@ class RunTable:
         self.steps += 1
         self.longest_pause = max(self.longest_pause, now - self._last_step)
         self._last_step = now
+        limit = self.spec.early_stopping.seconds
+        if limit is not None and self._ending is None and self.seconds(now) >= limit:
+            self._ending = f"early stopping: {limit:g} s of training are over"
+
+    def _epoch_done(self, now: float) -> None:
+        self.epochs_done += 1
+        told = self.last_epoch
+        self.epoch_ends.append(
+            EpochEnd(
+                self.epochs_done,
+                self.steps,
+                self.examples,
+                told.mean_loss,
+                told.accuracy,
+                self.rate,
+                self.seconds(now),
+            )
+        )
 
     def _count_recent(self, examples: int, loss: float, correct: int) -> None:
         if self.recent.examples >= RECENT_EXAMPLES:
@@ -589,6 +716,11 @@ class RunTable:
         self.recent.add(examples, loss, correct)
 
     # What people see
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the next server update."""
+        return self.spec.rule.rate_at(self.steps)
 
     def seconds(self, now: float) -> float:
         """Return the seconds spent in training so far."""

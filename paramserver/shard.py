@@ -7,13 +7,16 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
 
+from kernels.rules import state_count
 from paramserver.applier import Applier
 from paramserver.errors import BadMessage, NonFinite, WrongAttempt
 from paramserver.placement import ClusterMap
-from paramserver.store import Floats, Shared, Slice, Store, Table, is_finite
+from paramserver.store import Floats, Job, Shared, Slice, Store, Table, is_finite
 from paramserver.transport.server import Request, Response
 from paramserver.types import PeerId
 from paramserver.wire.data import (
+    Capture,
+    Captured,
     Evict,
     Held,
     Initialise,
@@ -23,6 +26,7 @@ from paramserver.wire.data import (
     Push,
     Pushed,
     PushPart,
+    Restore,
     WasEvicted,
 )
 
@@ -49,6 +53,8 @@ class Shard:
             Push: self._push,
             PushPart: self._push_part,
             Initialise: self._initialise,
+            Capture: self._capture,
+            Restore: self._restore,
             Evict: self._evict,
         }
 
@@ -215,6 +221,56 @@ class Shard:
         start = 0
         for held in slices:
             taken += self._store.initialise(held, values[start : start + held.size])
+            start += held.size
+        self._applier.published.notify()
+        return Response(Initialised(taken=taken))
+
+    # Checkpoints
+
+    async def _capture(self, request: Request) -> Response:
+        ask: Capture = request.message
+        table, slices = self._find(request, ask.table, ask.slices)
+        jobs: list[Job] = []
+        copies = []
+        for held in slices:
+            copy, more = self._store.capture(table, held, ask.clock)
+            copies.append(copy)
+            jobs.extend(more)
+        await self._applier.submit(jobs)
+        if not await self._applier.published.until(
+            lambda: all(copy.done for copy in copies), self._wait
+        ):
+            return Response(Captured(ready=False, versions=[]))
+        body = [
+            copy.arrays[which].data.cast("B")
+            for which in range(1 + state_count(table.rule.name))
+            for copy in copies
+        ]
+
+        def sent() -> None:
+            for held, copy in zip(slices, copies, strict=True):
+                if held.captured is copy:
+                    held.captured = None
+
+        versions = [(copy.n, copy.clock) for copy in copies]
+        return Response(Captured(ready=True, versions=versions), body=body, on_sent=sent)
+
+    def _restore(self, request: Request) -> Response:
+        message: Restore = request.message
+        table, slices = self._find(request, message.table, message.slices)
+        arrays = 1 + state_count(table.rule.name)
+        size = sum(held.size for held in slices)
+        if len(request.body) != size * arrays * 4 or len(message.versions) != len(slices):
+            raise BadMessage(
+                f"a body of {len(request.body)} bytes and {len(message.versions)} versions for "
+                f"{len(slices)} slices of {size} elements with {arrays - 1} states"
+            )
+        values = np.frombuffer(request.body, dtype=np.float32).reshape(arrays, size)
+        taken = 0
+        start = 0
+        for held, (n, clock) in zip(slices, message.versions, strict=True):
+            piece = values[:, start : start + held.size]
+            taken += self._store.restore(held, piece[0], list(piece[1:]), n, clock)
             start += held.size
         self._applier.published.notify()
         return Response(Initialised(taken=taken))

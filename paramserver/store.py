@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kernels.rules import RuleSpec, state_count
+from paramserver.averaging import Doubles
 from paramserver.clocks import Histogram
 from paramserver.errors import BadMessage, Evicted, Moved, NonFinite, Refused, UnknownTable
 from paramserver.ledger import Ledger, Verdict
@@ -24,6 +25,7 @@ from paramserver.types import PeerId
 
 Floats = npt.NDArray[np.float32]
 ALIGNMENT = 128
+MOST_EXAMPLES = 1 << 53
 
 
 def aligned(count: int) -> Floats:
@@ -92,6 +94,19 @@ class Weights:
         return f"<Weights n={self.n} clock={self.clock} of {self.array.size}, {self.pins} pins>"
 
 
+@dataclass(slots=True)
+class Captured:
+    """A copy of a slice's weights and rule state for a checkpoint, whole once ``done``.
+
+    In bsp it is as of the beginning of ``clock``; ``arrays`` is empty until that has come.
+    """
+
+    clock: int
+    n: int = 0
+    arrays: tuple[Floats, ...] = ()
+    done: bool = False
+
+
 class Slice:
     """One slice as its primary holds it."""
 
@@ -106,11 +121,14 @@ class Slice:
         self.accepted = 0
         self.ledger = Ledger()
         self.clock = 0
+        self.closed = 0  # clocks whose last job was made; ``clock`` follows when it has run
+        self.captured: Captured | None = None
         self.folded = 0
         self.seen: set[int] = set()
-        self.staged: dict[int, Floats] = {}
+        self.staged: dict[int, tuple[Floats, int]] = {}
         self.examples = 0
         self.sum: Floats | None = None
+        self.weighted_sum: Doubles | None = None
 
     def __repr__(self) -> str:
         return (
@@ -124,7 +142,10 @@ class Job:
     """Numerical work on one slice, to be run on the applier thread in the order it was made.
 
     ``gradient`` is added to the clock's sum where ``fold`` says so; where ``out`` is given the rule
-    is then applied to the sum (bsp) or to the gradient.
+    is then applied to the sum (bsp) or to the gradient. Where there is a ``weight``, a part's
+    examples, the gradient is a worker's weights, and ``out`` becomes the mean of the clock's, of
+    ``total`` examples. A job with ``captured`` copies the slice as the jobs before it made it, and
+    does nothing else.
     """
 
     slice: Slice
@@ -133,11 +154,14 @@ class Job:
     memory: Shared
     fold: bool = False
     first: bool = False
+    weight: int | None = None
+    total: int = 0
     out: Floats | None = None
     scale: float = 1.0
     rate: float = 0.0
     step: int = 0
     push: tuple[PeerId, int] | None = None
+    captured: Captured | None = None
 
 
 @dataclass(slots=True)
@@ -271,6 +295,57 @@ class Store:
         held.current = Weights(array, 0, held.clock)
         return True
 
+    def capture(
+        self, table: Table, held: Slice, clock: int | None
+    ) -> tuple[Captured, Sequence[Job]]:
+        """Copy a slice with its rule state: in bsp as it will be when ``clock`` begins, else now.
+
+        Returns the copy, and the jobs to run now. A slice keeps one copy that waits for its clock.
+
+        Raises:
+            Refused: the clock has passed, or there are no weights.
+        """
+        self._refuse_empty([(held, 0)])
+        waiting = held.captured
+        if clock is not None:
+            if waiting is not None and waiting.clock == clock:
+                return waiting, ()
+            if held.closed > clock:
+                raise Refused(
+                    f"slice {held.table}/{held.index} is at clock {held.closed}, beyond {clock}"
+                )
+        captured = Captured(held.closed if clock is None else clock)
+        if clock is not None:
+            held.captured = captured
+        if captured.clock == held.closed:
+            return captured, (self._take(table, held, captured),)
+        return captured, ()
+
+    @staticmethod
+    def _take(table: Table, held: Slice, captured: Captured) -> Job:
+        """Make the job that copies a slice after all jobs made so far."""
+        captured.n = held.accepted
+        captured.arrays = tuple(aligned(held.size) for _ in range(1 + len(held.state)))
+        nothing = np.zeros(0, np.float32)
+        return Job(held, table.rule, nothing, Shared(lambda: None), captured=captured)
+
+    def restore(
+        self, held: Slice, weights: Floats, states: Sequence[Floats], n: int, clock: int
+    ) -> bool:
+        """Give a slice the weights and rule state of another life; False where it has some."""
+        if held.current is not None:
+            return False
+        if not all(is_finite(values) for values in (weights, *states)):
+            raise NonFinite(f"slice {held.table}/{held.index} to restore is not finite")
+        copies = [aligned(held.size) for _ in range(1 + len(held.state))]
+        for copy, values in zip(copies, (weights, *states), strict=True):
+            copy[:] = values
+        held.head, held.state = copies[0], tuple(copies[1:])
+        held.accepted = n
+        held.clock = held.closed = clock
+        held.current = Weights(held.head, n, clock)
+        return True
+
     def accept(
         self,
         table: Table,
@@ -343,6 +418,8 @@ class Store:
         parts = table.spec.parts
         if not 0 <= part < parts:
             raise BadMessage(f"part {part} of a clock that has {parts}")
+        if not 0 <= examples <= MOST_EXAMPLES:
+            raise BadMessage(f"part {part} of clock {clock} claims {examples} examples")
         self._refuse_empty(slices)
         for held, _ in slices:
             if clock > held.clock:
@@ -364,38 +441,55 @@ class Store:
             accepted.staleness.append(0)
             if part == held.folded:
                 memory.users += 1
-                accepted.jobs.extend(self._fold(table, held, piece, memory))
+                accepted.jobs.extend(self._fold(table, held, piece, examples, memory))
             else:
                 # Copied, so that parts that wait never hold the memory that an earlier one needs.
                 waiting = aligned(held.size)
                 waiting[:] = piece
-                held.staged[part] = waiting
+                held.staged[part] = (waiting, examples)
         self._count(table, accepted)
         return accepted
 
-    def _fold(self, table: Table, held: Slice, piece: Floats | None, memory: Shared) -> list[Job]:
+    def _fold(
+        self, table: Table, held: Slice, piece: Floats, examples: int, memory: Shared
+    ) -> list[Job]:
         """Make the jobs that sum a part whose turn has come, and those that waited for it."""
-        if held.sum is None:
+        mean = table.spec.combine == "mean"
+        if mean and held.weighted_sum is None:
+            held.weighted_sum = aligned(2 * held.size).view(np.float64)
+        elif not mean and held.sum is None:
             held.sum = aligned(held.size)
         jobs: list[Job] = []
-        while piece is not None:
+        next_part: tuple[Floats, int] | None = (piece, examples)
+        while next_part is not None:
+            piece, examples = next_part
             job = Job(held, table.rule, piece, memory, fold=True, first=held.folded == 0)
+            job.weight = examples if mean else None
             held.folded += 1
             if held.folded == table.spec.parts:
                 job.out = table.spares.take(held.size)
-                job.scale = 1.0 / max(held.examples, 1)
+                job.total = max(held.examples, 1)
+                job.scale = 1.0 / job.total
                 job.rate = table.spec.rule.rate_at(held.accepted)
                 job.step = held.accepted + 1
                 held.accepted += 1
+                held.closed += 1
             jobs.append(job)
-            piece = held.staged.pop(held.folded, None)
+            if job.out is not None and held.captured is not None:
+                captured = held.captured
+                if captured.clock == held.closed and not captured.arrays:
+                    jobs.append(self._take(table, held, captured))
+            next_part = held.staged.pop(held.folded, None)
             memory = Shared(lambda: None)
         return jobs
 
     def finish(self, job: Job) -> bool:
-        """Note that a job has run; True where it published a new version."""
+        """Note that a job has run; True where somebody may wait for what it made."""
         held = job.slice
         job.memory.release()
+        if job.captured is not None:
+            job.captured.done = True
+            return True
         if job.push is not None:
             held.ledger.finish(*job.push)
         if job.out is None:

@@ -35,13 +35,22 @@ DEFINE_RULE(1, float)
 DEFINE_RULE(16, float16)
 
 /* One work-item takes `share` elements. State that the rule lacks is never touched. */
-__kernel __attribute__((reqd_work_group_size(1, 1, 1)))
+__kernel
+#if LANES == 16
+__attribute__((reqd_work_group_size(1, 1, 1)))
+#endif
 void apply_rule(
-  const __global float *weights, __global float *out, const __global float *gradient,
-  __global float *state_one, __global float *state_two, ulong size, int share,
+  const __global float *weights, ulong weights_at, __global float *out, ulong out_at,
+  const __global float *gradient, ulong gradient_at, __global float *state_one, ulong one_at,
+  __global float *state_two, ulong two_at, ulong size, int share,
   float scale, float rate, float keep, float one, float two, float rest_one, float rest_two,
   float correction, float epsilon, float decay)
 {
+  weights += weights_at;
+  out += out_at;
+  gradient += gradient_at;
+  state_one += one_at;
+  state_two += two_at;
   const ulong start = get_global_id(0) * (ulong)share;
   const ulong end = min(start + share, size);
   ulong x = start;

@@ -35,7 +35,9 @@ class DataConfig(Section):
 
     For files: ``label`` is the label's column by name or index (negative from the end), ``header``
     whether a CSV's first line names the columns, ``classes`` how many there are (counted unless
-    given), ``test_path`` a file of test rows, or ``test`` the share of rows to hold out.
+    given), ``test_path`` a file of test rows, or ``test`` the share of rows to hold out. Of the rows
+    left to train on, ``validation`` is the share to watch training by (none unless given), or
+    ``validation_path`` a file of such rows, for "mnist" a folder or file of images with its labels.
     ``standardise`` brings each feature to mean 0 and variance 1 over the training rows; pixels
     (8-bit features) are divided by 255 instead.
     """
@@ -48,6 +50,8 @@ class DataConfig(Section):
     classes: Annotated[int, Field(gt=1, le=65536)] | None = None
     test: Fraction = 0.2
     test_path: FilePath | None = None
+    validation: Fraction = 0.0
+    validation_path: FilePath | None = None
     standardise: bool = True
     task: Task = "classification"
 
@@ -70,6 +74,14 @@ class DataConfig(Section):
             )
         if self.test_path is not None and self.kind not in SUFFIXES.values():
             raise fault("test_path", f"{self.kind} has its own test rows")
+        if self.validation_path is not None:
+            if self.validation:
+                raise fault("validation", "give either validation or validation_path, not both")
+            if self.kind in ("digits", "iris"):
+                raise fault(
+                    "validation_path",
+                    f"{self.kind} comes with the package: set data.validation to hold out rows",
+                )
         if self.task == "regression":
             if self.kind not in SUFFIXES.values():
                 raise fault("task", f"{self.kind} is for classification")

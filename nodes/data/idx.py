@@ -45,6 +45,31 @@ def read_idx(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
 
 
+def images_at(path: Path) -> Path:
+    """Return the file of images that a path names: itself, or where it is a folder, the one in it.
+
+    MNIST's own folder has two; its test images are meant.
+    """
+    if not path.is_dir():
+        return path
+    found = sorted(one for one in path.iterdir() if "images" in one.name and "idx3" in one.name)
+    found = [one for one in found if one.name.startswith("t10k")] or found
+    if not found:
+        raise DataError(f"{path}: no IDX file of images in it, such as t10k-images-idx3-ubyte")
+    if len({one.name.removesuffix(".gz") for one in found}) > 1:
+        raise DataError(f"{path}: several IDX files of images in it: name one")
+    return found[0]
+
+
+def labels_beside(images: Path) -> Path:
+    """Return the file of labels that belongs to a file of images by its name."""
+    name = images.name.removesuffix(".gz").replace("images", "labels").replace("idx3", "idx1")
+    for path in (images.with_name(name), images.with_name(f"{name}.gz")):
+        if path != images and path.is_file():
+            return path
+    raise DataError(f"{images}: no labels beside it, in {name} or {name}.gz")
+
+
 def _read(
     file: BufferedReader | gzip.GzipFile, path: Path, dimensions: int, most: int
 ) -> npt.NDArray[np.uint8]:

@@ -16,7 +16,7 @@ import platformdirs
 
 from nodes.data.config import DataConfig
 from nodes.data.dataset import Dataset
-from nodes.data.idx import read_idx
+from nodes.data.idx import images_at, labels_beside, read_idx
 from nodes.data.prepare import Rows, assemble
 from nodes.errors import DataError
 
@@ -53,15 +53,22 @@ def load_mnist(config: DataConfig) -> Dataset:
     test = _pair(folder, "t10k")
     if train.x.shape[1:] != test.x.shape[1:]:
         raise DataError(f"{folder}: training and test images differ in size")
+    validation = None
+    if config.validation_path is not None:
+        images = images_at(config.validation_path)
+        validation = _read(images, labels_beside(images))
+        if train.x.shape[1:] != validation.x.shape[1:]:
+            raise DataError(f"{images}: of another size than the training images")
     shape = tuple(train.x.shape[1:])
     return assemble(
         "mnist",
         "classification",
-        Rows(train.x.reshape(len(train.x), -1), train.y),
-        Rows(test.x.reshape(len(test.x), -1), test.y),
+        _flat(train),
+        _flat(test),
         outputs=CLASSES,
         shape=shape,
         standardise=False,
+        validation=_flat(validation) if validation is not None else config.validation,
     )
 
 
@@ -71,8 +78,12 @@ def cache_folder() -> Path:
 
 
 def _pair(folder: Path, part: str) -> Rows:
-    images_path = _find(folder, f"{part}-images-idx3-ubyte")
-    labels_path = _find(folder, f"{part}-labels-idx1-ubyte")
+    return _read(
+        _find(folder, f"{part}-images-idx3-ubyte"), _find(folder, f"{part}-labels-idx1-ubyte")
+    )
+
+
+def _read(images_path: Path, labels_path: Path) -> Rows:
     images, labels = read_idx(images_path, 3), read_idx(labels_path, 1)
     if len(images) != len(labels) or not images.size:
         raise DataError(f"{images_path}: {len(images)} images, but {len(labels)} labels beside it")
@@ -83,6 +94,10 @@ def _pair(folder: Path, part: str) -> Rows:
             f"there are {CLASSES} classes, from 0"
         )
     return Rows(images, labels.astype(np.int32))
+
+
+def _flat(rows: Rows) -> Rows:
+    return Rows(rows.x.reshape(len(rows.x), -1), rows.y)
 
 
 def _find(folder: Path, name: str) -> Path:

@@ -15,6 +15,7 @@ from kernels.philox import counters, philox4x32
 EPOCHS = 1
 SPLIT = 2
 WEIGHTS = 3
+VALIDATION = 4
 _MASK = 0xFFFFFFFF
 
 
@@ -42,22 +43,22 @@ def _shuffle(seed: int, use: int, index: int, n: int) -> npt.NDArray[np.int64]:
 
 
 def hold_out(
-    labels: npt.NDArray[np.integer] | None, n: int, fraction: float
+    labels: npt.NDArray[np.integer] | None, n: int, fraction: float, use: int = SPLIT
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Split ``n`` rows into training and test rows, both ascending.
+    """Split ``n`` rows into those to train on and those held out, both ascending.
 
     Stratified where there are labels: each class gives its share. The split is fixed, apart from
-    any run's seed, so that runs are compared on the same rows.
+    any run's seed, so that runs are compared on the same rows; ``use`` is what it is for.
     """
     if labels is None:
         groups = [np.arange(n, dtype=np.int64)]
     else:
         groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     held = [
-        rows[_shuffle(0, SPLIT, index, len(rows))[: round(len(rows) * fraction)]]
+        rows[_shuffle(0, use, index, len(rows))[: round(len(rows) * fraction)]]
         for index, rows in enumerate(groups)
     ]
-    test = np.sort(np.concatenate(held)) if held else np.empty(0, np.int64)
+    out = np.sort(np.concatenate(held)) if held else np.empty(0, np.int64)
     kept = np.ones(n, bool)
-    kept[test] = False
-    return np.flatnonzero(kept), test
+    kept[out] = False
+    return np.flatnonzero(kept), out

@@ -1,4 +1,4 @@
-"""From checked rows to a data set: hold out test rows, standardise, and make float32."""
+"""From checked rows to a data set: hold out rows, find out how to prepare features, and do it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import numpy.typing as npt
 
 from nodes.data.config import Task
 from nodes.data.dataset import PIXEL, Dataset, Labels
-from nodes.data.order import hold_out
+from nodes.data.order import SPLIT, VALIDATION, hold_out
+from nodes.data.schema import Schema
+from nodes.data.transform import Transform
 from nodes.errors import DataError
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -30,10 +32,10 @@ def fits_float32(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     return fits
 
 
-def split(rows: Rows, task: Task, fraction: float) -> tuple[Rows, Rows]:
+def split(rows: Rows, task: Task, fraction: float, use: int = SPLIT) -> tuple[Rows, Rows]:
     """Hold out a fixed share of the rows, stratified by class in a classification."""
     labels = rows.y if task == "classification" else None
-    kept, held = hold_out(labels, len(rows.x), fraction)  # type: ignore[arg-type]
+    kept, held = hold_out(labels, len(rows.x), fraction, use)  # type: ignore[arg-type]
     return Rows(rows.x[kept], rows.y[kept]), Rows(rows.x[held], rows.y[held])
 
 
@@ -47,38 +49,44 @@ def assemble(
     shape: tuple[int, ...],
     standardise: bool,
     class_names: tuple[str, ...] = (),
+    validation: Rows | float = 0.0,
+    scale: float = PIXEL,
 ) -> Dataset:
     """Make a data set of training and test rows.
 
-    8-bit features stay as they are and are scaled by 1/255; others become float32, standardised by
-    the training rows' mean and deviation if asked. Raises DataError where no training row is left.
+    ``validation`` is rows of its own, or the share of the training rows to hold out. Where all
+    features are 8-bit they stay so and are multiplied by ``scale``; others become float32,
+    standardised by the training rows' mean and deviation if asked. Raises DataError where no row is
+    left to train on, or none was held out.
     """
+    if isinstance(validation, Rows):
+        held = validation
+    elif validation:
+        train, held = split(train, task, validation, VALIDATION)
+        if not len(held.x):
+            raise DataError(
+                f"{name}: data.validation = {validation:g} holds out no row: it is too small"
+            )
+    else:
+        held = Rows(train.x[:0], train.y[:0])
     if not len(train.x):
         raise DataError(
             f"{name}: no training row is left: it has too few rows, or data.test is big"
         )
-    train_x, test_x, scale = train.x, test.x, 1.0
-    if train_x.dtype == np.uint8 and test_x.dtype == np.uint8:
-        scale = PIXEL
+    parts = [train.x, held.x, test.x]
+    if all(part.dtype == np.uint8 for part in parts):
+        transform = Transform(scale=scale)
     else:
-        mean: npt.NDArray[np.float64] | float = 0.0
-        factor: npt.NDArray[np.float64] | float = 1.0
-        if standardise:
-            mean = train_x.mean(axis=0, dtype=np.float64)
-            deviation = train_x.std(axis=0, dtype=np.float64)
-            factor = 1.0 / np.where(deviation > 0, deviation, 1.0)
-        train_x, test_x = (
-            ((part - mean) * factor).astype(np.float32) for part in (train_x, test_x)
-        )
+        transform = Transform.standardising(train.x) if standardise else Transform()
+        parts = [transform.apply(part) for part in parts]
+    train_x, validation_x, test_x = (np.ascontiguousarray(part) for part in parts)
     return Dataset(
         name=name,
-        task=task,
-        train_x=np.ascontiguousarray(train_x),
+        schema=Schema(task, shape, outputs, class_names, transform),
+        train_x=train_x,
         train_y=train.y,
-        test_x=np.ascontiguousarray(test_x),
+        validation_x=validation_x,
+        validation_y=held.y,
+        test_x=test_x,
         test_y=test.y,
-        outputs=outputs,
-        shape=shape,
-        scale=scale,
-        class_names=class_names,
     )

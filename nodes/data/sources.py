@@ -11,13 +11,13 @@ import numpy as np
 
 from nodes.data.config import DataConfig
 from nodes.data.csvfile import load_csv
-from nodes.data.dataset import Dataset
+from nodes.data.dataset import PIXEL, Dataset
 from nodes.data.mnist import load_mnist
 from nodes.data.npzfile import load_npz
 from nodes.data.prepare import Rows, assemble, split
 from nodes.errors import DataError
 
-DIGITS_LEVELS = 16
+LEVEL = 1.0 / 16.0
 
 
 def load_dataset(config: DataConfig) -> Dataset:
@@ -41,9 +41,9 @@ def _bundled(name: str) -> Path:
 def _load_digits(config: DataConfig) -> Dataset:
     """Read the 1,797 images of 8 by 8 handwritten digits (UCI, Alpaydin and Kaynak 1998)."""
     with gzip.open(_bundled("digits.csv.gz"), "rt", encoding="ascii") as file:
-        values = np.loadtxt(file, delimiter=",", dtype=np.float32)
-    rows = Rows(values[:, :-1] / np.float32(DIGITS_LEVELS), values[:, -1].astype(np.int32))
-    return _classification("digits", rows, config, shape=(8, 8), standardise=False)
+        values = np.loadtxt(file, delimiter=",", dtype=np.uint8)
+    rows = Rows(values[:, :-1], values[:, -1].astype(np.int32))
+    return _classification("digits", rows, config, shape=(8, 8), scale=LEVEL)
 
 
 def _load_iris(config: DataConfig) -> Dataset:
@@ -53,9 +53,7 @@ def _load_iris(config: DataConfig) -> Dataset:
         names = tuple(file.readline().strip().split(",")[2:])
         values = np.loadtxt(file, delimiter=",", dtype=np.float64)
     rows = Rows(values[:, :-1], values[:, -1].astype(np.int32))
-    return _classification(
-        "iris", rows, config, shape=(4,), standardise=config.standardise, names=names
-    )
+    return _classification("iris", rows, config, shape=(4,), names=names)
 
 
 def _classification(
@@ -64,8 +62,8 @@ def _classification(
     config: DataConfig,
     *,
     shape: tuple[int, ...],
-    standardise: bool,
     names: tuple[str, ...] = (),
+    scale: float = PIXEL,
 ) -> Dataset:
     train, test = split(rows, "classification", config.test)
     return assemble(
@@ -75,8 +73,10 @@ def _classification(
         test,
         outputs=int(rows.y.max()) + 1,
         shape=shape,
-        standardise=standardise,
+        standardise=config.standardise,
         class_names=names,
+        validation=config.validation,
+        scale=scale,
     )
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from nodes.data import Dataset
 from nodes.data.order import WEIGHTS, words
 from nodes.errors import ModelError
-from nodes.models.config import Loss, ModelConfig
+from nodes.models.config import ActivationName, Loss, ModelConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Layer:
 
     inputs: int
     units: int
-    activation: str
+    activation: ActivationName
     weight: Tensor
     bias: Tensor
 
@@ -73,7 +73,8 @@ class Model:
             assert units is not None  # the configuration has seen to it
             weight = Tensor(f"layers.{index}.weight", offset, (width, units))
             bias = Tensor(f"layers.{index}.bias", offset + weight.size, (units,))
-            activation = layer.activation or ("identity" if index == last else "relu")
+            default: ActivationName = "identity" if index == last else "relu"
+            activation = layer.activation or default
             layers.append(Layer(width, units, activation, weight, bias))
             offset, width = bias.offset + bias.size, units
         self.layers = tuple(layers)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -11,12 +12,18 @@ import numpy.typing as npt
 from kernels.engine import Engine
 from nodes.data import Dataset, permutation
 from nodes.models import Model
-from nodes.training.learner import Learner, StepResult
+from nodes.training.learner import Clip, Learner, Local, StepResult
+from paramserver.evaluation import Split
+from paramserver.types import Span
 
 Floats = npt.NDArray[np.float32]
 
 PERMUTATIONS_KEPT = 3
 EVALUATE_ROWS = 1024
+HELD_BYTES = 16 << 20
+"""Of minibatches' inputs kept on the host for local steps that the device has not taken yet."""
+STEPS_AHEAD = 64
+"""Local steps that are enqueued before the host waits for the device."""
 
 
 class Compute(Protocol):
@@ -33,23 +40,49 @@ class Compute(Protocol):
         ``weights`` None means those of the call before. The gradient is written to ``out``.
         """
 
-    def evaluate(self, weights: Floats | None, start: int, stop: int) -> StepResult:
-        """Compute loss and correct answers over test examples ``[start, stop)``."""
+    def local(
+        self,
+        weights: Floats | None,
+        epoch: int,
+        pieces: Sequence[Span],
+        rate: float,
+        out: Floats,
+    ) -> StepResult:
+        """Train from ``weights`` by one local step on each piece of the epoch's permutation.
+
+        ``weights`` None means those of the call before, before its local steps. What is to be pushed
+        in the run's mode is written to ``out``; the result sums over the steps.
+        """
+
+    def evaluate(
+        self, weights: Floats | None, start: int, stop: int, split: Split = "test"
+    ) -> StepResult:
+        """Compute loss and correct answers over examples ``[start, stop)`` of a split."""
 
 
 class ModelCompute:
     """Computes with one of this package's models on one of its datasets."""
 
     def __init__(
-        self, engine: Engine, model: Model, dataset: Dataset, *, seed: int, largest: int
+        self,
+        engine: Engine,
+        model: Model,
+        dataset: Dataset,
+        *,
+        seed: int,
+        largest: int,
+        clip: Clip | None = None,
+        local: Local | None = None,
     ) -> None:
         self._model = model
         self._dataset = dataset
         self._seed = seed
-        self._rows = max(largest, min(EVALUATE_ROWS, max(len(dataset.test_x), 1)))
-        self._learner = Learner(engine, model, self._rows)
+        held = max(len(dataset.test_x), len(dataset.validation_x), 1)
+        self._rows = max(largest, min(EVALUATE_ROWS, held))
+        self._learner = Learner(engine, model, self._rows, clip=clip, local=local)
         self._permutations: OrderedDict[int, npt.NDArray[np.int64]] = OrderedDict()
-        self._x, self._y = dataset.buffers(self._rows)
+        wanted = min(largest * local.period, HELD_BYTES // (4 * dataset.features)) if local else 0
+        self._x, self._y = dataset.buffers(max(self._rows, wanted))
 
     def __repr__(self) -> str:
         return f"<ModelCompute of {self._model!r} on {self._dataset!r}>"
@@ -66,20 +99,67 @@ class ModelCompute:
         No position at all gives zeros: a bsp clock may have fewer examples than parts.
         """
         if stop <= start:
-            out[:] = 0
-            return StepResult(loss_sum=0.0, correct=0, examples=0, finite=True)
+            return self._nothing(weights, out)
         order = self._permutation(epoch)
         rows = stop - start
+        if rows > len(self._x):
+            self._x, self._y = self._dataset.buffers(rows)
         self._dataset.batch(order[start:stop], self._x[:rows], self._y[:rows])
         return self._learner.gradient(weights, self._x[:rows], self._y[:rows], out)
 
-    def evaluate(self, weights: Floats | None, start: int, stop: int) -> StepResult:
-        """Compute loss and correct answers over test examples ``[start, stop)``."""
+    def local(
+        self,
+        weights: Floats | None,
+        epoch: int,
+        pieces: Sequence[Span],
+        rate: float,
+        out: Floats,
+    ) -> StepResult:
+        """Train from ``weights`` by one local step on each piece of the epoch's permutation.
+
+        Pieces without a position are skipped; nothing but such gives zeros, of no weight.
+        """
+        pieces = [piece for piece in pieces if len(piece)]
+        if not pieces:
+            return self._nothing(weights, out)
+        return self._learner.local_steps(weights, self._minibatches(epoch, pieces), rate, out)
+
+    def _nothing(self, weights: Floats | None, out: Floats) -> StepResult:
+        """Write what no example gives; the weights are for the calls that follow."""
+        if weights is not None:
+            self._learner.load(weights)
+        out[:] = 0
+        return StepResult(loss_sum=0.0, correct=0, examples=0, finite=True)
+
+    def _minibatches(
+        self, epoch: int, pieces: Sequence[Span]
+    ) -> Iterator[tuple[Floats, npt.NDArray[Any]]]:
+        """Gather one piece after the other, beside those that the device may still read."""
+        order = self._permutation(epoch)
+        used = ahead = 0
+        for piece in pieces:
+            rows = len(piece)
+            if used + rows > len(self._x) or ahead == STEPS_AHEAD:
+                self._learner.wait()
+                used = ahead = 0
+            if rows > len(self._x):
+                self._x, self._y = self._dataset.buffers(rows)
+            x, y = self._x[used : used + rows], self._y[used : used + rows]
+            self._dataset.batch(order[piece.start : piece.stop], x, y)
+            used += rows
+            ahead += 1
+            yield x, y
+
+    def evaluate(
+        self, weights: Floats | None, start: int, stop: int, split: Split = "test"
+    ) -> StepResult:
+        """Compute loss and correct answers over examples ``[start, stop)`` of a split."""
+        batch = self._dataset.test_batch if split == "test" else self._dataset.validation_batch
         loss, correct, finite = 0.0, 0, True
         for first in range(start, stop, self._rows):
             last = min(first + self._rows, stop)
             rows = last - first
-            self._dataset.test_batch(first, last, self._x[:rows], self._y[:rows])
+            batch(first, last, self._x[:rows], self._y[:rows])
             result = self._learner.evaluate(weights, self._x[:rows], self._y[:rows])
             weights = None
             loss += result.loss_sum

@@ -5,20 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nodes.data import Dataset
-from nodes.models import Model
-from nodes.recipe import Recipe
-from nodes.training.result import MODEL_FILE, Result, write_model
-from paramserver.client import TableClient
+from nodes.training.plan import Plan
+from nodes.training.result import BEST_FILE, MODEL_FILE, Result, write_model
+from paramserver.checkpoint import FOLDER
+from paramserver.checkpointer import Checkpointer, Cut
+from paramserver.cutclient import CutClient
 from paramserver.errors import (
+    NotReady,
     ParamserverError,
+    Refused,
     RequestFailed,
     SlicesLost,
     StoreError,
@@ -27,61 +27,21 @@ from paramserver.errors import (
     Unsupported,
 )
 from paramserver.peer import Peer
-from paramserver.spec import RunSpec, TableSpec
-from paramserver.wire.run import Follow, Snapshot, StopRun
+from paramserver.spec import RunSpec
+from paramserver.store import Floats
+from paramserver.waiting import first_error
+from paramserver.wire.run import CheckpointMade, Follow, Kept, Snapshot, StopRun
 
 log = logging.getLogger(__name__)
 
 Progress = Callable[[dict[str, Any]], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """All that is known of a run before it starts."""
-
-    recipe: Recipe
-    dataset: Dataset
-    model: Model
-    run: str
-
-    def spec(self, *, workers: int, min_workers: int, min_shards: int) -> RunSpec:
-        """Return what the cluster is told; ``workers`` is how many the run starts with."""
-        recipe = self.recipe
-        train = recipe.train
-        bsp = recipe.consistency == "bsp"
-        parts = (train.parts if train.parts is not None else workers) if bsp else 1
-        return RunSpec(
-            name=self.run,
-            seed=recipe.seed,
-            table=TableSpec(
-                size=self.model.size,
-                rule=train.update_rule(),
-                consistency=recipe.consistency,
-                parts=parts,
-            ),
-            staleness=recipe.staleness,
-            batch_size=train.batch_size,
-            epochs=train.epochs,
-            examples=len(self.dataset.train_x),
-            test_examples=len(self.dataset.test_x),
-            data_fingerprint=self.dataset.fingerprint(),
-            min_workers=min_workers,
-            min_shards=min_shards,
-            deadline=recipe.cluster.deadline,
-            lost_after=recipe.cluster.lost_after,
-            recipe=recipe.dump(),
-        )
-
-
-def name_run(recipe: str) -> str:
-    """Return a fresh run's name: recipe, local time and four random letters."""
-    return f"{recipe}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-
-
 class Driver:
     """Follows one run through ``peer``, which holds no slices and does not lead.
 
-    ``lost`` raises where the driver knows that the run cannot go on (its child processes died).
+    It is the one writer of the run's checkpoints. ``lost`` raises where the driver knows that the run
+    cannot go on (its child processes died).
     """
 
     def __init__(
@@ -94,6 +54,7 @@ class Driver:
         lost: Callable[[], None] = lambda: None,
     ) -> None:
         self._plan = plan
+        self._resume = plan.resume
         self._spec = spec.model_copy(update={"driver": tuple(peer.me)})
         self._peer = peer
         self._output = output
@@ -101,9 +62,25 @@ class Driver:
         self._lost = lost
         self._stop_asked: str | None = None
         self._waits_for: str | None = None
+        self._out_of_reach = False
         self.begun = False
         """Whether the run table has answered once."""
         self._deadline = spec.deadline
+        self._client = CutClient(
+            peer.links, peer.maps, spec.table_name, peer.me, deadline=spec.deadline
+        )
+        self._checkpointer = Checkpointer(
+            self._spec,
+            peer.links,
+            self._client,
+            lambda: peer.run_address(spec.name),
+            output / FOLDER,
+            self._write_model,
+            keep=plan.recipe.checkpoint.keep,
+        )
+        self._best_kept: int | None = None
+        self._saving: asyncio.Task[None] | None = None
+        self._saved = time.monotonic()
 
     def __repr__(self) -> str:
         return f"<Driver of {self._spec.name}>"
@@ -122,25 +99,28 @@ class Driver:
         """
         await self._peer.coordinator.put_config(self._spec.name, self._spec.model_dump(mode="json"))
         try:
-            state = await self._follow(result)
+            async with asyncio.TaskGroup() as group:
+                state = await self._follow(result, group)
             result.take(state)
             if result.status in ("done", "stopped") and result.steps:
-                await self._keep_model(state["final_clock"])
+                await self._keep(result)
+        except BaseExceptionGroup as several:
+            raise first_error(several) from several
         finally:
             await self._withdraw()
         return result
 
-    async def _follow(self, result: Result) -> dict[str, Any]:
-        """Follow the run until it has finished; return its last state."""
+    async def _follow(self, result: Result, group: asyncio.TaskGroup) -> dict[str, Any]:
+        """Follow the run until it has finished; return its last state.
+
+        Checkpoints are taken by tasks of ``group``.
+        """
         serial = -1
         stopping = False
         silent_since: float | None = None
         while True:
             self._lost()
             try:
-                outcome = await self._peer.coordinator.get_outcome(self._spec.name)
-                if outcome is not None:
-                    raise _failure(outcome)
                 address = self._peer.run_address(self._spec.name)
                 if self._stop_asked is not None and not stopping:
                     await self._peer.links.request(
@@ -152,20 +132,35 @@ class Driver:
                 reply = await self._peer.links.request(
                     address, Follow(run=self._spec.name, after=serial), deadline=self._deadline
                 )
-            except (UnknownTable, Unsupported, RequestFailed, StoreError) as error:
+                await self._restore(reply.message.state)
+                await self._keep_best(reply.message.state)
+            except (UnknownTable, Unsupported, RequestFailed) as error:
+                await self._look_for_outcome()
                 silent_since = self._still(silent_since, error)
                 seen = self._peer.view.map.serial
                 await self._peer.maps.newer(seen, 0.2)
                 continue
             silent_since = None
+            self._reached()
             self.begun = True
             answer: Snapshot = reply.message
             serial = answer.serial
             result.take(answer.state)
             self._progress(answer.state)
+            self._tend_checkpoints(answer.state, group)
             if answer.state["phase"] == "finished":
                 return answer.state
             await asyncio.sleep(0.1)
+
+    async def _look_for_outcome(self) -> None:
+        """Raise what the leader ended the run with, if it did."""
+        try:
+            outcome = await self._peer.coordinator.get_outcome(self._spec.name)
+        except StoreError as error:
+            log.info("the coordinator does not answer: %s", error)
+            return
+        if outcome is not None:
+            raise _failure(outcome)
 
     def _still(self, since: float | None, error: ParamserverError) -> float:
         """Give up where the run was out of reach for longer than a lost one may be."""
@@ -177,26 +172,94 @@ class Driver:
                 self._waits_for = run.name
                 log.warning("waiting for run %s to end", run.name)
             return now
+        if self.begun and not self._out_of_reach:
+            self._out_of_reach = True
+            left = self._spec.lost_after
+            log.warning("run %s is out of reach, trying for %g s: %s", self._spec.name, left, error)
         if now - began > self._spec.lost_after:
             raise TryAgain(
                 f"run {self._spec.name} was out of reach for {now - began:.0f} s: {error}"
             ) from error
         return began
 
-    async def _keep_model(self, clock: int | None) -> None:
-        table = TableClient(
-            self._peer.links,
-            self._peer.maps,
-            self._spec.table_name,
-            self._peer.me,
+    def _reached(self) -> None:
+        if self._out_of_reach:
+            self._out_of_reach = False
+            log.warning("run %s is in reach again", self._spec.name)
+
+    # Checkpoints
+
+    async def _restore(self, state: dict[str, Any]) -> None:
+        """Bring the checkpoint that this life of the run begins from."""
+        if self._resume is not None and state["phase"] == "initialise":
+            await self._checkpointer.restore(self._resume.checkpoint, self._resume.table)
+            self._saved = time.monotonic()
+
+    def _tend_checkpoints(self, state: dict[str, Any], group: asyncio.TaskGroup) -> None:
+        """Begin a checkpoint where one is due or was asked for, and none is under way."""
+        if state["phase"] != "train" or (self._saving is not None and not self._saving.done()):
+            return
+        known = state["checkpoint"]
+        due = time.monotonic() - self._saved >= self._plan.recipe.checkpoint.every
+        if due or known["asked"] > known["number"]:
+            number = max(known["asked"], known["number"] + 1)
+            self._saving = group.create_task(self._save(number))
+
+    async def _save(self, number: int) -> None:
+        """Take and write a checkpoint while the run goes on; a failure is told, and tried again."""
+        folder, fault = None, None
+        try:
+            folder = await self._checkpointer.write(await self._checkpointer.take())
+        except (NotReady, TryAgain, RequestFailed, Refused) as error:
+            fault = str(error)
+            log.warning("no checkpoint now: %s", fault)
+        self._saved = time.monotonic()
+        made = CheckpointMade(
+            run=self._spec.name,
+            number=number,
+            folder=str(folder) if folder is not None else None,
+            error=fault,
+        )
+        try:
+            address = self._peer.run_address(self._spec.name)
+            await self._peer.links.request(address, made, deadline=self._deadline)
+        except (RequestFailed, Refused) as error:
+            log.info("the run table was not told of the checkpoint: %s", error)
+
+    async def _keep_best(self, state: dict[str, Any]) -> None:
+        """Keep the weights that a validation found best; the run waits for it."""
+        number = state["validation"]["keep"]
+        if number is None or number == self._best_kept:
+            return
+        weights = await self._client.pull(clock=state["final_clock"])
+        try:
+            await asyncio.get_running_loop().run_in_executor(
+                None, self._write_model, self._output / BEST_FILE, weights
+            )
+        except NotReady as error:
+            log.warning("the best model is not kept: %s", error)
+        await self._peer.links.request(
+            self._peer.run_address(self._spec.name),
+            Kept(run=self._spec.name, number=number),
             deadline=self._deadline,
         )
-        weights = await table.pull(clock=clock)
-        layout = [(one.name, one.offset, one.shape) for one in self._plan.model.layout]
-        recipe = json.dumps(self._plan.recipe.dump())
+        self._best_kept = number
+
+    async def _keep(self, result: Result) -> None:
+        """Keep the weights that the run ended with, as a checkpoint and as the model."""
+        cut = await self._checkpointer.take()
+        result.checkpoint = str(await self._checkpointer.write(cut))
+        await self._keep_model(cut)
+
+    async def _keep_model(self, cut: Cut) -> None:
         await asyncio.get_running_loop().run_in_executor(
-            None, write_model, self._output / MODEL_FILE, weights, layout, recipe
+            None, self._write_model, self._output / MODEL_FILE, cut.table.weights
         )
+
+    def _write_model(self, path: Path, weights: Floats) -> None:
+        plan = self._plan
+        recipe = json.dumps(plan.recipe.dump())
+        write_model(path, weights, plan.model, plan.dataset.schema, recipe)
 
     async def _withdraw(self) -> None:
         """Take the run out of the cluster, so that peers let its slices go."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from nodes.training.driver import Driver, Plan, Progress
+from nodes.training.driver import Driver, Progress
+from nodes.training.plan import Plan
 from nodes.training.result import Result
 from paramserver.config import ClusterConfig, PeerConfig, StatusConfig
 from paramserver.console import new_identity, read_secret, say

@@ -1,7 +1,8 @@
-"""One training step on one device: forward, loss, backward, with one wait for the host."""
+"""Training steps on one device: forward, loss, backward, and the update where it is local."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kernels.engine import Array, Engine
+from kernels.rules import RuleSpec, state_count
 from nodes.errors import ModelError
 from nodes.models import Model
 
@@ -17,11 +19,11 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What came of one minibatch.
+    """What came of one minibatch, or of the minibatches of several local steps.
 
     ``loss_sum`` is summed over the examples, ``correct`` counts those whose largest output is the
-    label's (0 in a regression), ``finite`` says whether loss and gradient (in an evaluation: the
-    loss) are free of NaN and infinity.
+    label's (0 in a regression), ``finite`` says whether loss and gradient, or what else is to be
+    pushed (in an evaluation: the loss), are free of NaN and infinity.
     """
 
     loss_sum: float
@@ -30,46 +32,80 @@ class StepResult:
     finite: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """Bounds of a minibatch's mean gradient: of each element, and then of its L2 norm."""
+
+    value: float | None = None
+    norm: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """How to train on the device between two exchanges, by ``rule``, ``period`` steps at most.
+
+    What comes of it is the new weights (``average``), or else the difference, the weights pulled
+    less the new ones: as it is, or times the examples where it is ``weighted``.
+    """
+
+    rule: RuleSpec
+    period: int
+    average: bool = False
+    weighted: bool = False
+
+
+class _Parameters:
+    """A flat vector on the device like the cluster's table, and each layer's view of it."""
+
+    def __init__(self, engine: Engine, model: Model) -> None:
+        self.flat = engine.empty((model.size,))
+        self.kernels = [self.flat.view(la.weight.offset, la.weight.shape) for la in model.layers]
+        self.biases = [self.flat.view(la.bias.offset, la.bias.shape) for la in model.layers]
+
+
 class Learner:
     """Computes gradients of a model on an engine, into one flat vector like the cluster's table.
 
     It owns the device's buffers: weights, gradient, one minibatch and its activations. It belongs
     to the engine's thread. Memory on the device: twice the weights, and twice ``max_batch`` rows
-    of every layer's output.
+    of every layer's output; local training adds the weights once more, and its rule's state.
 
     Args:
         engine: where to compute.
         model: what to compute.
-        max_batch: the most rows that a call may bring; fewer take the same kernels.
+        max_batch: the rows of a minibatch that there is room for at first; fewer take the same
+            kernels, and one of more makes more room.
+        clip: what bounds every gradient.
+        local: how `local_steps` trains; they are not to be called without.
     """
 
-    def __init__(self, engine: Engine, model: Model, max_batch: int) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        model: Model,
+        max_batch: int,
+        *,
+        clip: Clip | None = None,
+        local: Local | None = None,
+    ) -> None:
         self._engine = engine
         self._model = model
-        self._max_batch = max_batch
-        self._weights = engine.empty((model.size,))
-        self._gradient = engine.empty((model.size,))
-        self._kernels = [
-            self._weights.view(la.weight.offset, la.weight.shape) for la in model.layers
-        ]
-        self._biases = [self._weights.view(la.bias.offset, la.bias.shape) for la in model.layers]
-        self._kernel_gradients = [
-            self._gradient.view(la.weight.offset, la.weight.shape) for la in model.layers
-        ]
-        self._bias_gradients = [
-            self._gradient.view(la.bias.offset, la.bias.shape) for la in model.layers
-        ]
+        self._clip = clip if clip is not None else Clip()
+        self._weights = _Parameters(engine, model)
+        self._gradient = _Parameters(engine, model)
         self._classifies = model.loss == "cross_entropy"
-        self._input = engine.empty((max_batch, model.inputs))
-        if self._classifies:
-            self._target = engine.empty((max_batch,), np.int32)
-        else:
-            self._target = engine.empty((max_batch, model.outputs))
-        self._outputs = [engine.empty((max_batch, layer.units)) for layer in model.layers]
-        self._deltas = [engine.empty((max_batch, layer.units)) for layer in model.layers]
-        self._stats = engine.empty((2,))
+        self._make_room(max_batch)
+        steps = 1
+        if local is not None:
+            steps = local.period
+            self._trained = _Parameters(engine, model)
+            self._rule = engine.rule(local.rule)
+            states = range(state_count(local.rule.name))
+            self._state = [engine.empty((model.size,)) for _ in states]
+        self._local = local
+        self._stats = engine.empty((2 * steps,))
         self._flag = engine.empty((1,), np.int32)
-        self._host_stats: npt.NDArray[Any] = np.zeros(2, self._stats.dtype)
+        self._host_stats: npt.NDArray[Any] = np.zeros(2 * steps, self._stats.dtype)
         self._host_flag = np.zeros(1, np.int32)
         self._loaded = False
 
@@ -90,27 +126,101 @@ class Learner:
             out: float32 [size].
         """
         rows = self._load(weights, x, y)
-        self._forward(rows)
-        deltas = self._loss(rows)
-        self._backward(rows, deltas)
-        self._engine.all_finite(self._gradient, self._flag)
-        self._engine.download(self._gradient, out)
-        self._engine.download(self._flag, self._host_flag)
-        return self._finish(rows, gradient=True)
+        self._differentiate(self._weights, rows, 0)
+        self._fetch(self._gradient.flat, out)
+        return self._finish(rows, 1, pushed=True)
+
+    def local_steps(
+        self,
+        weights: Floats | None,
+        minibatches: Iterable[tuple[Floats, npt.NDArray[Any]]],
+        rate: float,
+        out: Floats,
+    ) -> StepResult:
+        """Train from ``weights`` by one local step for each minibatch; write what came of it.
+
+        The rule's state begins at zero. Waits once for the device, after the last step, so a
+        minibatch's arrays must stay as they are until then, or until `wait` was called.
+
+        Args:
+            weights: float32 [size], or None for those of the call before; they stay as they are.
+            minibatches: x and y as in `gradient`, one pair at least and ``period`` at most.
+            rate: the learning rate of all of these steps.
+            out: float32 [size]: weights or a difference, as `Local` says.
+        """
+        local = self._local
+        assert local is not None
+        for state in self._state:
+            self._engine.fill(state, 0.0)
+        current, examples, steps = self._weights, 0, 0
+        for x, y in minibatches:
+            if steps == local.period:
+                raise ModelError(f"more minibatches than the {local.period} of a period")
+            rows = self._load(weights if not steps else None, x, y)
+            self._differentiate(current, rows, steps)
+            examples += rows
+            steps += 1
+            trained = self._trained
+            self._rule(
+                current.flat,
+                trained.flat,
+                self._gradient.flat,
+                self._state,
+                scale=1.0 / rows,
+                rate=rate,
+                step=steps,
+            )
+            current = trained
+        result = current.flat
+        if not local.average:
+            result = self._gradient.flat
+            factor = examples if local.weighted else 1.0
+            self._engine.difference(self._weights.flat, current.flat, result, factor=factor)
+        self._fetch(result, out)
+        return self._finish(examples, steps, pushed=True)
 
     def evaluate(self, weights: Floats | None, x: Floats, y: npt.NDArray[Any]) -> StepResult:
         """Compute loss and correct answers, forward only; arguments as in `gradient`."""
         rows = self._load(weights, x, y)
-        self._forward(rows)
-        self._loss(rows)
-        return self._finish(rows, gradient=False)
+        self._forward(self._weights, rows)
+        self._loss(rows, 0)
+        return self._finish(rows, 1, pushed=False)
+
+    def load(self, weights: Floats) -> None:
+        """Bring weights to the device for the calls that follow, and wait for them to be there."""
+        self._engine.upload(self._weights.flat, weights)
+        self._engine.wait()
+        self._loaded = True
+
+    def wait(self) -> None:
+        """Wait until the device has taken all that it was given."""
+        self._engine.wait()
+
+    def _differentiate(self, weights: _Parameters, rows: int, step: int) -> None:
+        """Compute the gradient of the minibatch on the device, clipped."""
+        self._forward(weights, rows)
+        self._backward(weights, rows, self._loss(rows, step))
+        # The gradient is a sum over the rows, the bounds are those of its mean.
+        if self._clip.value is not None:
+            self._engine.clip_value(self._gradient.flat, self._clip.value * rows)
+        if self._clip.norm is not None:
+            self._engine.clip_norm(self._gradient.flat, self._clip.norm * rows)
+
+    def _fetch(self, result: Array, out: Floats) -> None:
+        """Begin to copy what is to be pushed, and whether it is finite, to the host."""
+        self._engine.all_finite(result, self._flag)
+        self._engine.download(result, out)
+        self._engine.download(self._flag, self._host_flag)
 
     def _load(self, weights: Floats | None, x: Floats, y: npt.NDArray[Any]) -> int:
         rows = len(x)
-        if not 0 < rows <= self._max_batch:
-            raise ModelError(f"a minibatch of {rows} rows: must be 1 to {self._max_batch}")
+        if not rows:
+            raise ModelError("a minibatch without a row")
+        if rows > self._max_batch:
+            self._engine.wait()  # for steps that still use the present room
+            self._make_room(rows)
         if weights is not None:
-            self._engine.upload(self._weights, weights)
+            self._engine.upload(self._weights.flat, weights)
             self._loaded = True
         elif not self._loaded:
             raise ModelError("no weights on the device yet: the first call must bring them")
@@ -118,53 +228,67 @@ class Learner:
         self._engine.upload(_rows(self._target, rows), y)
         return rows
 
-    def _forward(self, rows: int) -> None:
+    def _make_room(self, rows: int) -> None:
+        """Make buffers for minibatches of so many rows."""
+        engine, model = self._engine, self._model
+        self._max_batch = rows
+        self._input = engine.empty((rows, model.inputs))
+        if self._classifies:
+            self._target = engine.empty((rows,), np.int32)
+        else:
+            self._target = engine.empty((rows, model.outputs))
+        self._outputs = [engine.empty((rows, layer.units)) for layer in model.layers]
+        self._deltas = [engine.empty((rows, layer.units)) for layer in model.layers]
+
+    def _forward(self, weights: _Parameters, rows: int) -> None:
         value = _rows(self._input, rows)
         for index, layer in enumerate(self._model.layers):
             output = _rows(self._outputs[index], rows)
             self._engine.matmul(
                 value,
-                self._kernels[index],
+                weights.kernels[index],
                 output,
-                bias=self._biases[index],
+                bias=weights.biases[index],
                 activation=layer.activation,
             )
             value = output
 
-    def _loss(self, rows: int) -> Array:
-        """Compute the loss; return its gradient by the last layer's output, which is linear."""
+    def _loss(self, rows: int, step: int) -> Array:
+        """Compute a step's loss; return its gradient by the last layer's output, which is linear."""
         output, delta = _rows(self._outputs[-1], rows), _rows(self._deltas[-1], rows)
-        target = _rows(self._target, rows)
+        target, stats = _rows(self._target, rows), self._stats.view(2 * step, (2,))
         if self._classifies:
-            self._engine.softmax_cross_entropy(output, target, delta, self._stats)
+            self._engine.softmax_cross_entropy(output, target, delta, stats)
         else:
-            self._engine.mean_squared_error(output, target, delta, self._stats)
+            self._engine.mean_squared_error(output, target, delta, stats)
         return delta
 
-    def _backward(self, rows: int, delta: Array) -> None:
+    def _backward(self, weights: _Parameters, rows: int, delta: Array) -> None:
         layers = self._model.layers
         for index in range(len(layers) - 1, -1, -1):
             below = _rows(self._outputs[index - 1] if index else self._input, rows)
-            self._engine.matmul(below, delta, self._kernel_gradients[index], form="tn")
-            self._engine.column_sum(delta, self._bias_gradients[index])
+            self._engine.matmul(below, delta, self._gradient.kernels[index], form="tn")
+            self._engine.column_sum(delta, self._gradient.biases[index])
             if index:
                 next_delta = _rows(self._deltas[index - 1], rows)
                 self._engine.matmul(
                     delta,
-                    self._kernels[index],
+                    weights.kernels[index],
                     next_delta,
                     form="nt",
                     derivative=(layers[index - 1].activation, below),
                 )
                 delta = next_delta
 
-    def _finish(self, rows: int, *, gradient: bool) -> StepResult:
-        self._engine.download(self._stats, self._host_stats)
+    def _finish(self, examples: int, steps: int, *, pushed: bool) -> StepResult:
+        """Wait for the device; return the sums over the steps."""
+        host = self._host_stats[: 2 * steps]
+        self._engine.download(self._stats.view(0, (2 * steps,)), host)
         self._engine.wait()
-        loss = float(self._host_stats[0])
-        finite = bool(np.isfinite(loss)) and (not gradient or bool(self._host_flag[0]))
-        correct = int(self._host_stats[1]) if self._classifies else 0
-        return StepResult(loss_sum=loss, correct=correct, examples=rows, finite=finite)
+        loss = sum(map(float, host[::2]))
+        finite = bool(np.isfinite(loss)) and (not pushed or bool(self._host_flag[0]))
+        correct = int(sum(host[1::2])) if self._classifies else 0
+        return StepResult(loss_sum=loss, correct=correct, examples=examples, finite=finite)
 
 
 def _rows(array: Array, rows: int) -> Array:

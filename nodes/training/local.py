@@ -8,13 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nodes.recipe import Recipe
-from nodes.training.driver import Driver, Plan, Progress
+from nodes.training.driver import Driver, Progress
+from nodes.training.plan import Plan
 from nodes.training.result import Result
 from paramserver.config import ClusterConfig, PeerConfig, StatusConfig
 from paramserver.console import new_identity, say
 from paramserver.errors import NotReady, ParamserverError, TryAgain, UserError
 from paramserver.launch.children import Child, Children, core_shares
 from paramserver.launch.lifeline import Handover
+from paramserver.launch.presence import announced
 from paramserver.peer import Peer
 
 SECTIONS = ("CLUSTER", "DEVICE", "STATUS")
@@ -90,7 +92,8 @@ async def train_locally(
 
         driver = Driver(plan, spec, peer, output, note, watch)
         on_driver(driver)
-        return await driver.run(result)
+        with announced(plan.run, cluster.name, peer.address, secret):
+            return await driver.run(result)
 
 
 async def start_children(children: Children, recipe: Recipe) -> set[str]:

@@ -13,13 +13,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors.numpy import save
 
+from nodes.data import Schema
+from nodes.models import Model
+from nodes.models.file import pack
 from paramserver.errors import NotReady
 
 Floats = npt.NDArray[np.float32]
 
 MODEL_FILE = "model.safetensors"
+BEST_FILE = "best.safetensors"
 
 
 @dataclass(slots=True)
@@ -54,6 +57,9 @@ class Result:
     peers: int = 0
     device: str | None = None
     output: str | None = None
+    checkpoint: str | None = None
+    stopped_because: str | None = None
+    validation: dict[str, Any] | None = None
     exit_code: int = 1
 
     def take(self, state: Mapping[str, Any]) -> None:
@@ -71,9 +77,13 @@ class Result:
             "loss",
             "test_loss",
             "pushes",
+            "stopped_because",
         ):
             setattr(self, key, state[key])
         self.accuracy = state["test_accuracy"]
+        found = state["validation"]
+        if found["last"] is not None:
+            self.validation = {"last": found["last"], "best": found["best"]}
         devices = {worker["device"] for worker in state["workers"].values()}
         if devices:
             self.device = ", ".join(sorted(devices))
@@ -123,17 +133,10 @@ def write_whole(path: Path, data: bytes) -> None:
         raise NotReady(f"cannot write {path}: {error.strerror}: free some space there") from error
 
 
-def write_model(
-    path: Path, weights: Floats, layout: list[tuple[str, int, tuple[int, ...]]], recipe: str
-) -> None:
-    """Write the flat ``weights`` as named tensors; ``layout`` holds (name, offset, shape).
+def write_model(path: Path, weights: Floats, model: Model, schema: Schema, recipe: str) -> None:
+    """Write a model's file, from flat ``weights`` and its recipe as JSON; see `nodes.models.file`.
 
-    The recipe travels in the file's metadata as JSON, so that the file alone says what it is.
+    Raises:
+        NotReady: as `write_whole`.
     """
-    tensors = {
-        name: np.ascontiguousarray(
-            weights[offset : offset + int(np.prod(shape, dtype=np.int64))].reshape(shape)
-        )
-        for name, offset, shape in layout
-    }
-    write_whole(path, save(tensors, metadata={"recipe": recipe, "format": "paramserver-model/1"}))
+    write_whole(path, pack(weights, model, schema, recipe))

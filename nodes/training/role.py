@@ -15,13 +15,14 @@ from nodes.data import load_dataset
 from nodes.models import Model
 from nodes.recipe import Recipe
 from nodes.training.compute import Compute, ModelCompute
+from nodes.training.learner import Clip, Local
 from nodes.training.worker import RunWorker
 from paramserver.client import TableClient
-from paramserver.clocks import cut
 from paramserver.errors import Evicted, NotReady, ParamserverError, Refused, RequestFailed
 from paramserver.peer import Peer
 from paramserver.spec import RunSpec
-from paramserver.types import Span
+from paramserver.store import kernel_rule
+from paramserver.waiting import Changes
 from paramserver.wire.run import Finished, Report
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,9 @@ class WorkerRole:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compute")
         self._engine: Engine | None = None
         self.last: Finished | None = None
+        self._worker: RunWorker | None = None
+        self._idle = Changes()
+        self._leaving = False
 
     def __repr__(self) -> str:
         return f"<WorkerRole on {self.device}>"
@@ -67,6 +71,13 @@ class WorkerRole:
         loop = asyncio.get_running_loop()
         self._engine = await loop.run_in_executor(self._thread, open_engine, self._select)
 
+    async def leave(self, seconds: float) -> None:
+        """Finish the step under way and leave the run, within so many seconds."""
+        self._leaving = True
+        if self._worker is not None:
+            self._worker.leave()
+            await self._idle.until(lambda: self._worker is None, seconds)
+
     async def run(self, peer: Peer) -> None:
         """Work on one run after the other until cancelled.
 
@@ -79,6 +90,8 @@ class WorkerRole:
             done: tuple[str, int] | None = None
             while True:
                 run = await peer.wait_for_run(other_than=done)
+                if self._leaving:
+                    return
                 spec = await peer.run_spec(run.name)
                 if spec is not None:
                     try:
@@ -111,6 +124,7 @@ class WorkerRole:
             self._thread,
             fingerprint,
         )
+        self._worker = worker
         working = asyncio.ensure_future(worker.run())
         withdrawn = asyncio.ensure_future(peer.wait_for_end_of(spec.name, spec.attempt))
         try:
@@ -124,6 +138,8 @@ class WorkerRole:
             for task in (working, withdrawn):
                 task.cancel()
             await asyncio.gather(working, withdrawn, return_exceptions=True)
+            self._worker = None
+            self._idle.notify()
 
     async def _decline(self, peer: Peer, spec: RunSpec, reason: str) -> None:
         """Tell the run table why this worker cannot work, for as long as there is one to tell."""
@@ -157,8 +173,22 @@ class WorkerRole:
             data = data.model_copy(update={"root": self._data_root})
         dataset = load_dataset(data)
         model = Model.for_dataset(recipe.model, dataset)
-        largest = max(len(span) for span in cut(Span(0, spec.batch_size), spec.table.parts))
+        train, local = recipe.train, spec.local
+        part = -(-spec.batch_size * spec.period // spec.table.parts)
         compute: Compute = ModelCompute(
-            self._engine, model, dataset, seed=spec.seed, largest=largest
+            self._engine,
+            model,
+            dataset,
+            seed=spec.seed,
+            largest=min(-(-part // spec.period), spec.examples),
+            clip=Clip(train.clip_value, train.clip_norm),
+            local=None
+            if local is None
+            else Local(
+                kernel_rule(local),
+                spec.period,
+                average=spec.mode == "average",
+                weighted=spec.table.consistency == "bsp",
+            ),
         )
         return (self._wrap(compute) if self._wrap is not None else compute), dataset.fingerprint()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -12,11 +12,12 @@ from typing import Any, TypeVar
 from nodes.training.compute import Compute
 from nodes.training.learner import StepResult
 from paramserver.client import Copy, PushResult, TableClient
+from paramserver.clocks import cut
 from paramserver.errors import NonFinite, RequestFailed, TryAgain, UnknownTable, Unsupported
 from paramserver.spec import RunSpec
 from paramserver.store import Floats, aligned
 from paramserver.transport.links import Links
-from paramserver.types import PeerId
+from paramserver.types import PeerId, Span
 from paramserver.waiting import first_error
 from paramserver.wire.run import (
     Admit,
@@ -24,6 +25,7 @@ from paramserver.wire.run import (
     Evaluate,
     Finished,
     Heartbeat,
+    Leave,
     MakeWeights,
     Noted,
     Parts,
@@ -35,7 +37,7 @@ log = logging.getLogger(__name__)
 
 PAUSE = 0.05
 LONGEST_PAUSE = 2.0
-FINAL = 1 << 62  # stands for the clock of the weights that a run ends with
+FRESH = -2  # stands for the iteration of weights that are for evaluation only
 
 T = TypeVar("T")
 
@@ -106,12 +108,18 @@ class RunWorker:
         self._pushes: dict[int, asyncio.Task[None]] = {}
         self._gradients: dict[int, Floats] = {}
         self._group: asyncio.TaskGroup | None = None
+        self._leaving = False
+        self._pass = 0
 
     def __repr__(self) -> str:
         return f"<RunWorker {self._me} on {self._spec.name}, weights of clock {self._front_clock}>"
 
+    def leave(self) -> None:
+        """Finish the step under way, report it, and leave the run."""
+        self._leaving = True
+
     async def run(self) -> Finished:
-        """Work until the run is over.
+        """Work until the run is over, or until this worker has left it.
 
         A request that fails is not the end: the worker asks anew for its work, since the map may
         have changed, for as long as the run table's primary can be reached.
@@ -160,6 +168,8 @@ class RunWorker:
 
     async def _loop(self) -> Finished:
         while True:
+            if self._leaving:
+                return await self._go()
             work = await self._ask()
             if isinstance(work, Finished):
                 return work
@@ -182,6 +192,16 @@ class RunWorker:
             answer = await self._report(wants=True)
             if not isinstance(answer, Noted):
                 return answer
+            if self._leaving:
+                return await self._go()
+
+    async def _go(self) -> Finished:
+        """Tell what is still untold, and that nothing more will come."""
+        await self._settle_pushes()
+        await self._report(wants=False)
+        leave = Leave(run=self._spec.name, worker=self._me.name, incarnation=self._me.incarnation)
+        await self._links.request(self._run_address(), leave, deadline=self._spec.deadline)
+        return Finished("left", None)
 
     async def _report(self, *, wants: bool) -> Any:
         """Tell the run table what was done; what got no answer before is told again, first."""
@@ -290,6 +310,21 @@ class RunWorker:
         self._on_device = True
         return self._front.weights
 
+    async def _train(
+        self, epoch: int, span: Span, pieces: Sequence[Span], update: int, out: Floats
+    ) -> StepResult:
+        """Compute what is to be pushed for a span: its gradient, or what local steps on it make.
+
+        ``pieces`` are the local steps' minibatches, ``update`` the count of server updates in the
+        weights.
+        """
+        weights, rule = self._weights(), self._spec.local
+        if rule is None:
+            gradient = self._compute.gradient
+            return await self._off_loop(gradient, weights, epoch, span.start, span.stop, out)
+        rate = rule.rate_at(update)
+        return await self._off_loop(self._compute.local, weights, epoch, pieces, rate, out)
+
     # Training in bsp
 
     async def _do_parts(self, work: Parts) -> None:
@@ -305,9 +340,9 @@ class RunWorker:
             gradient = self._gradients.get(part)
             if gradient is None:
                 gradient = self._gradients[part] = aligned(self._spec.table.size)
-            result = await self._off_loop(
-                self._compute.gradient, self._weights(), work.epoch, start, stop, gradient
-            )
+            span = Span(start, stop)
+            pieces = cut(span, self._spec.period)
+            result = await self._train(work.epoch, span, pieces, work.clock, gradient)
             if not self._sound(result, f"part {part} of clock {work.clock}"):
                 return
             await self._push_part(work.clock, part, result, gradient)
@@ -355,6 +390,7 @@ class RunWorker:
 
     async def _do_range(self, work: Range) -> None:
         size = work.batch_size
+        batch = max(size // self._spec.period, 1)
         iteration = work.clock
         gradient = self._gradients.setdefault(0, aligned(self._spec.table.size))
         if self._prefetched != iteration:
@@ -362,16 +398,18 @@ class RunWorker:
         for start in range(work.start, work.stop, size):
             stop = min(start + size, work.stop)
             await self._next_weights(None, iteration)
-            self._start_prefetch(None, iteration + 1)
-            result = await self._off_loop(
-                self._compute.gradient, self._weights(), work.epoch, start, stop, gradient
-            )
+            if self._spec.local is None:
+                # Where it trains locally, weights without its own last period would add it twice.
+                self._start_prefetch(None, iteration + 1)
+            pieces = [Span(at, min(at + batch, stop)) for at in range(start, stop, batch)]
+            update = int(self._front.versions.min())
+            result = await self._train(work.epoch, Span(start, stop), pieces, update, gradient)
             if not self._sound(result, f"positions {start} to {stop} of epoch {work.epoch}"):
                 return
             try:
                 outcome = await self._table.push(
                     gradient,
-                    scale=1.0 / (stop - start),
+                    scale=1.0 / (stop - start) if self._spec.mode == "gradient" else 1.0,
                     computed_from=self._front,
                     finite=True,
                 )
@@ -389,23 +427,29 @@ class RunWorker:
             iteration += 1
             if stop < work.stop:
                 answer: Noted = await self._report(wants=False)
-                if answer.recalled:
+                if answer.recalled or self._leaving:
                     return
 
     # Evaluation
 
     async def _do_evaluate(self, work: Evaluate) -> None:
-        if self._front_clock != FINAL:
+        """Evaluate with the weights of the pass: in bsp of its clock, else as they stand now."""
+        if work.clock is not None:
+            if self._front_clock != work.clock:
+                await self._next_weights(work.clock, work.clock)
+                await self._settle_pushes()
+        elif self._pass != work.number:
             self._forget_prefetch()
             while not await self._table.pull_into(
-                self._back, clock=work.clock, deadline=self._spec.deadline
+                self._back, clock=None, deadline=self._spec.deadline
             ):
                 pass
             self._front, self._back = self._back, self._front
-            self._front_clock = FINAL
+            self._front_clock = FRESH
             self._on_device = False
+        self._pass = work.number
         result = await self._off_loop(
-            self._compute.evaluate, self._weights(), work.start, work.stop
+            self._compute.evaluate, self._weights(), work.start, work.stop, work.split
         )
         self._tidings.evaluated.append(
             (work.lease, result.examples, result.loss_sum, result.correct)
@@ -417,8 +461,9 @@ class RunWorker:
         """Say whether a result is finite; where it is not, the next report says so."""
         if result.finite:
             return True
+        made = "gradient of" if self._spec.local is None else "local training on"
         self._tidings.poisoned = (
-            f"its gradient of {what} held NaN or infinity (on {self._device}); nothing was sent"
+            f"its {made} {what} held NaN or infinity (on {self._device}); nothing was sent"
         )
         log.error("%s", self._tidings.poisoned)
         return False

@@ -111,3 +111,38 @@ class WasEvicted:
     """Answer to `Evict`: the highest push sequence that was taken of it, -1 if none."""
 
     highest: int
+
+
+@message(74)
+class Capture:
+    """Ask for weights and rule state of slices by (index, chain epoch), as of one moment.
+
+    In bsp that is the beginning of ``clock``, which must not have passed; else it is now.
+    """
+
+    table: str
+    slices: list[tuple[int, int]]
+    clock: int | None
+
+
+@message(75)
+class Captured:
+    """Answer to `Capture`: per slice (n, clock). Body: the weights of all slices, then each state.
+
+    ``ready`` is False where the clock had not begun within the time a request may wait; ask again.
+    """
+
+    ready: bool
+    versions: list[tuple[int, int]]
+
+
+@message(76)
+class Restore:
+    """Set slices that have no weights yet to what `Captured` held in another life. Body as there.
+
+    ``slices`` holds (index, chain epoch), ``versions`` (n, clock) of each.
+    """
+
+    table: str
+    slices: list[tuple[int, int]]
+    versions: list[tuple[int, int]]

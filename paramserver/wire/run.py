@@ -92,15 +92,18 @@ class Range:
 
 @message(102)
 class Evaluate:
-    """Work: evaluate test examples ``[start, stop)`` with the weights that the run ended with.
+    """Work: evaluate examples ``[start, stop)`` of a split ("validation" or "test").
 
-    These are, in bsp, the weights at the beginning of ``clock``; else those of now.
+    In bsp with the weights at the beginning of ``clock``, else with those of now, which stand still.
+    They are the same for all ranges of one pass, which has a ``number`` of its own.
     """
 
     lease: int
     start: int
     stop: int
     clock: int | None
+    split: str
+    number: int
 
 
 @message(103)
@@ -151,3 +154,91 @@ class StopRun:
 
     run: str
     reason: str
+
+
+@message(109)
+class TakeCut:
+    """Ask for the run's state for a checkpoint: in bsp as of ``ahead`` clocks from now, else now."""
+
+    run: str
+    ahead: int
+
+
+@message(110)
+class CutAt:
+    """Answer to `TakeCut` and `CutState`: see `paramserver.runsave.save`.
+
+    ``clock`` is the one whose weights belong to the state, None outside bsp: those of now. Without
+    a ``state`` the clock has not come yet: ask for it by `CutState`. ``over`` says that it never
+    will, because training ended before.
+    """
+
+    clock: int | None
+    state: dict[str, Any] | None
+    over: bool = False
+
+
+@message(111)
+class CutState:
+    """Ask for the state as of ``clock``, once it has come."""
+
+    run: str
+    clock: int
+
+
+@message(112)
+class GoOn:
+    """Let a resumed run begin: its weights are in place, ``updates`` of them; its state is this."""
+
+    run: str
+    state: dict[str, Any]
+    updates: int
+
+
+@message(113)
+class AskCheckpoint:
+    """Ask the run's driver, through the run table, for a checkpoint."""
+
+    run: str
+
+
+@message(114)
+class Asked:
+    """Answer to `AskCheckpoint`: the snapshot's ``checkpoint`` will have this number or a later."""
+
+    number: int
+
+
+@message(115)
+class CheckpointMade:
+    """Tell that checkpoint ``number`` was written to ``folder``, or why not."""
+
+    run: str
+    number: int
+    folder: str | None
+    error: str | None
+
+
+@message(116)
+class SetBatchSize:
+    """Change the minibatch of a run under way, from the next clock (bsp) or lease on."""
+
+    run: str
+    batch_size: int
+
+
+@message(117)
+class Leave:
+    """A worker leaves in good order: it has reported all it did, and takes no more work."""
+
+    run: str
+    worker: str
+    incarnation: int
+
+
+@message(118)
+class Kept:
+    """The driver has kept the weights that validation pass ``number`` found best."""
+
+    run: str
+    number: int

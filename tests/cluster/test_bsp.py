@@ -17,8 +17,10 @@ Doubles = npt.NDArray[np.float64]
 
 async def test_weights_are_the_same_bits_whoever_computes(tmp_path: Path) -> None:
     # Not on the numpy device: its products are BLAS's, whose threads decide how they are summed.
-    alone = hashlib.sha256(train_alone(recipe_of(train__epochs=1), 4)).hexdigest()
-    recipe = recipe_of(train__epochs=1, train__parts=4)
+    recipe = recipe_of(
+        train__epochs=1, train__parts=4, train__weight_decay=0.001, train__clip_norm=0.5
+    )
+    alone = hashlib.sha256(train_alone(recipe, 4)).hexdigest()
     seen = {"alone": alone}
     for workers in (1, 2, 4):
         for shards in (1, 3):
@@ -28,6 +30,36 @@ async def test_weights_are_the_same_bits_whoever_computes(tmp_path: Path) -> Non
             assert (result.status, result.examples, result.steps) == ("done", 1438, 23)
             assert result.pushes == {"applied": 92, "duplicate": 0, "refused": 0}
             seen[f"{workers} workers, {shards} shards"] = hashlib.sha256(weights).hexdigest()
+    assert set(seen.values()) == {alone}, seen
+
+
+@pytest.mark.parametrize("mode", ["delta", "average"])
+async def test_local_training_is_the_same_bits_whoever_does_it(tmp_path: Path, mode: str) -> None:
+    recipe = recipe_of(
+        mode=mode,
+        train={
+            "epochs": 2,
+            "batch_size": 32,
+            "parts": 4,
+            "period": 5,
+            "rate": {"kind": "cosine", "start": 0.2, "steps": 18},
+            "warmup": 3,
+            "weight_decay": 0.001,
+            "clip_value": 0.2,
+            "clip_norm": 0.8,
+        },
+    )
+    alone = hashlib.sha256(train_alone(recipe, 4)).hexdigest()
+    seen = {"alone": alone}
+    for workers, shards in ((1, 3), (3, 1)):
+        result, weights = await train(
+            recipe, tmp_path, shards=shards, workers=workers, device="auto"
+        )
+        assert (result.status, result.examples, result.steps) == ("done", 2876, 18)
+        assert result.pushes == {"applied": 72, "duplicate": 0, "refused": 0}
+        assert result.accuracy is not None
+        assert result.accuracy > 0.7
+        seen[f"{workers} workers, {shards} shards"] = hashlib.sha256(weights).hexdigest()
     assert set(seen.values()) == {alone}, seen
 
 
@@ -70,6 +102,8 @@ async def test_a_hundred_steps_are_those_of_the_whole_batch(tmp_path: Path, devi
 
 async def test_a_clock_may_have_fewer_examples_than_parts(tmp_path: Path) -> None:
     recipe = recipe_of(train={"epochs": 1, "batch_size": 1437, "parts": 3, "rate": 0.01})
-    result, weights = await train(recipe, tmp_path, both=2, device="auto")
-    assert (result.steps, result.examples) == (2, 1438)
-    assert np.array_equal(weights, train_alone(recipe, 3))
+    alone = train_alone(recipe, 3)
+    for peers in (2, 1):
+        result, weights = await train(recipe, tmp_path, both=peers, device="auto")
+        assert (result.steps, result.examples) == (2, 1438)
+        assert np.array_equal(weights, alone), f"{peers} peers"

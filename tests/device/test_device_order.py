@@ -10,6 +10,7 @@ from exchange import get, normal, put
 from kernels.engine import Array, Engine
 from kernels.errors import DeviceError, KernelError
 from kernels.opencl import OpenCLEngine
+from kernels.rule_twin import RuleSpec
 
 
 class Step:
@@ -27,6 +28,9 @@ class Step:
         self.gradient = engine.empty((20 * 30 + 30 + 30 * 10,))
         self.stats, self.flag = engine.empty((2,)), engine.empty((1,), np.int32)
         self.noise = engine.empty((32, 30))
+        self.rule = engine.rule(RuleSpec("momentum"))
+        self.weights, self.velocity = put(engine, normal(5, 930)), engine.empty((930,))
+        self.moved = engine.empty((930,))
 
     def run(self) -> None:
         engine, gradient = self.engine, self.gradient
@@ -44,7 +48,14 @@ class Step:
         )
         engine.matmul(self.x, self.back, gradient.view(0, (20, 30)), form="tn")
         engine.column_sum(self.back, gradient.view(600, (30,)))
-        engine.all_finite(gradient, self.flag)
+        engine.clip_value(gradient, 0.1)
+        engine.clip_norm(gradient, 0.5)
+        engine.fill(self.velocity, 0.0)
+        self.rule(
+            self.weights, self.moved, gradient, [self.velocity], scale=1 / 32, rate=0.1, step=1
+        )
+        engine.difference(self.weights, self.moved, self.moved, factor=32)
+        engine.all_finite(self.moved, self.flag)
         engine.download(self.stats, self.host_stats)
 
 
@@ -88,7 +99,7 @@ def test_a_step_repeats_bit_for_bit(engine: Engine) -> None:
     results = []
     for _ in range(3):
         step.run()
-        results.append(get(engine, step.gradient))
+        results.append(np.append(get(engine, step.gradient), get(engine, step.moved)))
     np.testing.assert_array_equal(results[1], results[0])
     np.testing.assert_array_equal(results[2], results[0])
 

@@ -39,7 +39,7 @@ def fails(code: int, *arguments: str, cwd: Path, **env: str) -> str:
         (["digits", "--set", "train.rate=-1"], "train.rate"),
         (["digits", "--consistency", "bps"], "bsp, ssp, asp"),
         (["digits", "--set", "cluster.replicas=2"], "replication does not exist yet"),
-        (["digits", "--set", "mode=average"], "not built yet"),
+        (["digits", "--set", "mode=sandblaster"], "not built yet"),
         (["digits", "--device", "abacus"], "abacus"),
         (["nowhere.toml"], "nowhere.toml: no such file"),
         (["digits", "--join", "nowhere"], "--join nowhere: write it as host:port"),

@@ -18,10 +18,12 @@ from nodes.data import Dataset, load_dataset
 from nodes.models import Model
 from nodes.recipe import Recipe
 from nodes.training.compute import Compute, ModelCompute
-from nodes.training.driver import Driver, Plan, name_run
+from nodes.training.driver import Driver
+from nodes.training.learner import Clip, Local
+from nodes.training.plan import Plan, name_run
 from nodes.training.result import Result
 from nodes.training.role import WorkerRole
-from paramserver.client import TableClient
+from paramserver.checkpointer import Cut
 from paramserver.clocks import cut
 from paramserver.config import ClusterConfig, PeerConfig
 from paramserver.console import new_identity
@@ -67,20 +69,25 @@ class Cluster:
     roles: dict[str, WorkerRole] = field(default_factory=dict)
 
     async def train(
-        self, plan: Plan, spec: RunSpec, output: Path, progress: Callable[[dict[str, Any]], None]
+        self,
+        plan: Plan,
+        spec: RunSpec,
+        output: Path,
+        progress: Callable[[dict[str, Any]], None],
+        on_driver: Callable[[Driver], None] | None = None,
     ) -> tuple[Result, Floats]:
         """Run a plan to its end; return the result and the final weights."""
         result = Result(run=plan.run, recipe="test")
         weights: list[Floats] = []
 
         class Keeper(Driver):
-            async def _keep_model(self, clock: int | None) -> None:
-                table = TableClient(
-                    self._peer.links, self._peer.maps, spec.table_name, self._peer.me, deadline=10.0
-                )
-                weights.append(await table.pull(clock=clock))
+            async def _keep_model(self, cut: Cut) -> None:
+                weights.append(cut.table.weights)
 
-        await Keeper(plan, spec, self.host, output, progress).run(result)
+        driver = Keeper(plan, spec, self.host, output, progress)
+        if on_driver is not None:
+            on_driver(driver)
+        await driver.run(result)
         return result, weights[0] if weights else aligned(0)
 
     @contextlib.asynccontextmanager
@@ -176,40 +183,51 @@ def train_alone(recipe: Recipe, parts: int, device: str = "auto") -> Floats:
     """Train in this process alone: compute the same parts and sum them in the same order."""
     plan = plan_of(recipe)
     dataset: Dataset = plan.dataset
+    spec = plan.spec(workers=1, min_workers=1, min_shards=1)
     engine = open_engine(device)
-    size, examples = recipe.train.batch_size, len(dataset.train_x)
-    compute = ModelCompute(engine, plan.model, dataset, seed=recipe.seed, largest=size)
-    rule = recipe.train.update_rule()
+    train, mode = recipe.train, recipe.mode
+    local = None
+    if spec.local is not None:
+        average = mode == "average"
+        local = Local(kernel_rule(spec.local), spec.period, average=average, weighted=True)
+    clip = Clip(train.clip_value, train.clip_norm)
+    compute = ModelCompute(
+        engine,
+        plan.model,
+        dataset,
+        seed=recipe.seed,
+        largest=train.batch_size,
+        clip=clip,
+        local=local,
+    )
+    rule = spec.table.rule
     runner = RuleRunner(engine, kernel_rule(rule))
     weights = aligned(plan.model.size)
     weights[:] = compute.initial_weights(recipe.seed)
     state = tuple(aligned(plan.model.size) for _ in range(state_count(rule.name)))
     for one in state:
         one[:] = 0
-    gradient = aligned(plan.model.size)
-    step = 0
-    for epoch in range(recipe.train.epochs):
-        for start in range(0, examples, size):
-            span = Span(start, min(start + size, examples))
-            total = np.zeros(plan.model.size, np.float32)
-            for part, piece in enumerate(cut(span, parts)):
-                compute.gradient(weights, epoch, piece.start, piece.stop, gradient)
-                total = gradient.copy() if part == 0 else total + gradient
-            summed = aligned(plan.model.size)
-            summed[:] = total
-            runner.apply(
-                [
-                    Update(
-                        weights=weights,
-                        out=weights,
-                        state=state,
-                        gradient=summed,
-                        scale=1.0 / len(span),
-                        rate=rule.rate_at(step),
-                        step=step + 1,
-                    )
-                ]
-            )
-            step += 1
+    pushed, summed = aligned(plan.model.size), aligned(plan.model.size)
+    examples, stride = len(dataset.train_x), train.batch_size * train.period
+    clocks = [
+        (epoch, Span(start, min(start + stride, examples)))
+        for epoch in range(train.epochs)
+        for start in range(0, examples, stride)
+    ]
+    for step, (epoch, span) in enumerate(clocks):
+        total: Any = 0
+        for piece in cut(span, parts):
+            if spec.local is None:
+                compute.gradient(weights, epoch, piece.start, piece.stop, pushed)
+            else:
+                pieces = cut(piece, train.period)
+                compute.local(weights, epoch, pieces, spec.local.rate_at(step), pushed)
+            total = total + (pushed * np.float64(len(piece)) if mode == "average" else pushed)
+        if mode == "average":
+            weights[:] = total / len(span)
+            continue
+        summed[:] = total
+        scale, rate = 1.0 / len(span), rule.rate_at(step)
+        runner.apply([Update(weights, weights, state, summed, scale, rate, step + 1)])
     engine.close()
     return weights

@@ -9,6 +9,7 @@ import numpy as np
 
 from nodes.training.compute import Compute, Floats
 from nodes.training.learner import StepResult
+from paramserver.evaluation import Split
 
 
 class Wrapped:
@@ -22,12 +23,20 @@ class Wrapped:
     def initial_weights(self, seed: int) -> Floats:
         return self._inner.initial_weights(seed)
 
-    def evaluate(self, weights: Floats | None, start: int, stop: int) -> StepResult:
-        return self._inner.evaluate(weights, start, stop)
+    def evaluate(
+        self, weights: Floats | None, start: int, stop: int, split: Split = "test"
+    ) -> StepResult:
+        return self._inner.evaluate(weights, start, stop, split)
 
     def gradient(self, weights: Floats | None, *where: Any) -> StepResult:
         self._before()
         result = self._inner.gradient(weights, *where)
+        self._after()
+        return result
+
+    def local(self, weights: Floats | None, *how: Any) -> StepResult:
+        self._before()
+        result = self._inner.local(weights, *how)
         self._after()
         return result
 
@@ -40,7 +49,11 @@ class Poisoned(Wrapped):
         self._honest = honest
 
     def gradient(self, weights: Floats | None, *where: Any) -> StepResult:
-        result = super().gradient(weights, *where)
-        out: Floats = where[-1]
+        return self._poison(super().gradient(weights, *where), where[-1])
+
+    def local(self, weights: Floats | None, *how: Any) -> StepResult:
+        return self._poison(super().local(weights, *how), how[-1])
+
+    def _poison(self, result: StepResult, out: Floats) -> StepResult:
         out[3] = np.nan
         return StepResult(result.loss_sum, result.correct, result.examples, not self._honest)

@@ -11,6 +11,7 @@ from paramserver.config import (
     TrainConfig,
     is_loopback,
 )
+from paramserver.store import kernel_rule
 
 
 def refused(section: type[Any], **values: object) -> str:
@@ -93,7 +94,11 @@ def test_loopback_is_told_without_a_lookup(host: str, inside: bool) -> None:
         (TrainConfig, {"epochs": 0}),
         (TrainConfig, {"momentum": 1.0}),
         (TrainConfig, {"momentum": float("nan")}),
-        (TrainConfig, {"period": 2}),
+        (TrainConfig, {"period": 0}),
+        (TrainConfig, {"clip_norm": 0.0}),
+        (TrainConfig, {"clip_value": -1.0}),
+        (TrainConfig, {"weight_decay": -0.1}),
+        (TrainConfig, {"warmup": -1}),
         (TrainConfig, {"parts": 200}),
         (TrainConfig, {"rule": "adamax"}),
         (TrainConfig, {"epoch": 3}),
@@ -111,35 +116,20 @@ def test_wrong_values_are_refused(section: type[Any], values: dict[str, object])
     refused(section, **values)
 
 
-def test_a_rate_is_a_number_or_a_schedule() -> None:
-    assert TrainConfig(rate=1).schedule == ((0, 1.0),)
-    steps = TrainConfig(rate=[[0, 0.1], [100, 0.01]])
-    assert steps.schedule == ((0, 0.1), (100, 0.01))
-    rule = steps.update_rule()
-    assert (rule.rate_at(0), rule.rate_at(99), rule.rate_at(100)) == (0.1, 0.1, 0.01)
-
-
-@pytest.mark.parametrize(
-    ("rate", "word"),
-    [
-        ("fast", "must be a number or a list"),
-        (True, "must be a number or a list"),
-        (-0.1, "at least 0"),
-        (float("nan"), "finite"),
-        ([], "must be 0"),
-        ([[5, 0.1]], "must be 0"),
-        ([[0, 0.1], [0, 0.2]], "must increase"),
-        ([[0, 0.1], [1.5, 0.2]], "whole number"),
-        ([[0, 0.1, 2]], "pairs"),
-        ([0.1, 0.2], "pairs"),
-    ],
-)
-def test_wrong_rates_are_refused(rate: object, word: str) -> None:
-    assert word in refused(TrainConfig, rate=rate)
-
-
 def test_the_rule_takes_every_number() -> None:
-    train = TrainConfig(rule="adam", beta1=0.5, beta2=0.9, decay=0.8, epsilon=1e-6, momentum=0.3)
+    train = TrainConfig(
+        rule="adam",
+        rate=[[0, 0.1], [100, 0.01]],
+        warmup=5,
+        beta1=0.5,
+        beta2=0.9,
+        decay=0.8,
+        epsilon=1e-6,
+        momentum=0.3,
+        weight_decay=0.02,
+    )
     rule = train.update_rule()
     assert (rule.name, rule.beta1, rule.beta2) == ("adam", 0.5, 0.9)
     assert (rule.decay, rule.epsilon, rule.momentum) == (0.8, 1e-6, 0.3)
+    assert (rule.rate, rule.warmup) == (((0, 0.1), (100, 0.01)), 5)
+    assert kernel_rule(rule).weight_decay == 0.02

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paramserver.errors import Evicted
+from paramserver.runsave import load, save
 from paramserver.runstate import Phase
 from paramserver.runtable import RunTable
 from paramserver.spec import RunSpec, TableSpec
@@ -209,12 +211,21 @@ def test_a_stopped_run_finishes_what_is_under_way() -> None:
     assert table.work_for(A, 0.0) == Finished("stopped", None)
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.integers(0, 10**6), st.sampled_from(["bsp", "ssp", "asp"]))
-def test_every_example_is_counted_once_whoever_dies(seed: int, consistency: str) -> None:
-    """Workers join, work, repeat their reports and die at random; the sums stay exact."""
+@settings(max_examples=120, deadline=None)
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from(["bsp", "ssp", "asp"]),
+    st.sampled_from([0, 7, 2500]),
+    st.sampled_from([1, 3]),
+)
+def test_every_example_is_counted_once_whoever_dies(
+    seed: int, consistency: str, validation: int, period: int
+) -> None:
+    """Workers join, work, repeat their reports and die, all of it resumes; the sums stay exact."""
     chance = random.Random(seed)
-    table = RunTable(spec(consistency, parts=4 if consistency == "bsp" else 1), 0.0)
+    parts = 4 if consistency == "bsp" else 1
+    more = {"validation_examples": validation, "period": period}
+    table = RunTable(spec(consistency, parts=parts, **more), 0.0)
     alive: list[PeerId] = []
     held: dict[PeerId, Any] = {}
     trained: set[tuple[int, int]] = set()
@@ -228,6 +239,17 @@ def test_every_example_is_counted_once_whoever_dies(seed: int, consistency: str)
             alive = [one for one in alive if one.name != newcomer.name]
             alive.append(newcomer)
             table.report(report(newcomer), 0.0)
+        if table.phase is Phase.TRAIN and chance.random() < 0.05:
+            table.want_cut(chance.choice([1, 3]))
+        if table.phase is Phase.TRAIN and chance.random() < 0.05:
+            state = save(table, 0.0) if consistency != "bsp" else table.cut
+            if state is not None:  # all dies, and another life begins from the last cut
+                table = RunTable(table.spec, 0.0)
+                load(table, json.loads(json.dumps(state)), state["steps"], 0.0)
+                alive, held = [], {}
+                continue
+        if table.to_keep is not None and chance.random() < 0.5:
+            table.kept(table.to_keep, 0.0)
         if len(alive) > 1 and chance.random() < 0.03:
             gone = alive.pop(chance.randrange(len(alive)))
             table.drop(gone, "killed", 0.0)
@@ -254,6 +276,10 @@ def test_every_example_is_counted_once_whoever_dies(seed: int, consistency: str)
             table.report(told, 0.0)
     assert table.finished, f"seed {seed}: {table!r}"
     assert table.examples == 200
+    if validation:
+        assert table.judge.judged == 2
+        assert table.judge.last is not None
+        assert table.judge.last["accuracy"] == -(-validation // 1000) / validation
     if consistency != "bsp":
         assert trained == {(epoch, position) for epoch in (0, 1) for position in range(100)}
     assert table.test.examples == 30

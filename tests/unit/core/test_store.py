@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -27,10 +28,12 @@ A, B = PeerId("a", 1), PeerId("b", 1)
 class Bench:
     """A store with one table, and the applier's work done where it is asked for."""
 
-    def __init__(self, parts: int = 1, rule: Rule = ADD) -> None:
+    def __init__(self, parts: int = 1, rule: Rule = ADD, combine: Any = "update") -> None:
         self.store = Store()
-        consistency: Any = "bsp" if parts > 1 else "asp"
-        spec = TableSpec(size=SIZE, rule=rule, consistency=consistency, parts=parts)
+        consistency: Any = "bsp" if parts > 1 or combine == "mean" else "asp"
+        spec = TableSpec(
+            size=SIZE, rule=rule, consistency=consistency, parts=parts, combine=combine
+        )
         self.table: Table = self.store.adopt("t", spec, 1, [(0, 7), (1, 7), (2, 7)])
         self.slices: list[Slice] = [self.store.find(self.table, index, 7) for index in range(3)]
         start = 0
@@ -140,6 +143,68 @@ def test_parts_are_summed_in_part_order_and_weighted_by_examples() -> None:
     assert (bench.weights() == -0.25).all()
     assert [held.clock for held in bench.slices] == [1, 1, 1]
     assert sorted(bench.freed) == [0, 1], "part 2 was copied: it holds no memory while it waits"
+
+
+def nearest(exact: Fraction) -> np.float32:
+    """Round to float32 once: to the nearest, and to the even one of two that are as near."""
+    guess = np.float32(float(exact))
+    around = [np.nextafter(guess, np.float32(side)) for side in (-np.inf, np.inf)]
+    return min(
+        (guess, *around),
+        key=lambda one: (abs(Fraction(float(one)) - exact), int(one.view(np.uint32)) & 1),
+    )
+
+
+@pytest.mark.parametrize(
+    "counts", [[10] * 10, [12, 0, 7, 1, 0, 30, 11, 13, 17, 9], [0, 0, 99, 1], [100]]
+)
+def test_the_mean_of_weights_is_exact_to_float32_s_last_bit(
+    counts: list[int], rng: np.random.Generator
+) -> None:
+    # As iterative reduce does it: 100 examples dealt to 10 workers, and their weights averaged.
+    bench = Bench(parts=len(counts), combine="mean")
+    spread = 10.0 ** rng.integers(-3, 3, (len(counts), SIZE))
+    pushed = (rng.standard_normal((len(counts), SIZE)) * spread).astype(np.float32)
+    for part in rng.permutation(len(counts)):
+        bench.finish(bench.stage(0, int(part), pushed[part], counts[part]))
+    exact = [
+        sum(
+            (Fraction(n) * Fraction(float(w)) for n, w in zip(counts, column, strict=True)),
+            Fraction(0),
+        )
+        / 100
+        for column in pushed.T
+    ]
+    np.testing.assert_array_equal(bench.weights(), [nearest(one) for one in exact])
+    assert [(held.clock, held.accepted) for held in bench.slices] == [(1, 1)] * 3
+    for part in range(len(counts)):  # a second clock begins its sum anew
+        bench.finish(bench.stage(1, part, np.full(SIZE, 3, np.float32), counts[part]))
+    assert (bench.weights() == 3).all()
+
+
+def test_a_mean_is_captured_as_its_clock_begins() -> None:
+    bench = Bench(parts=2, combine="mean")
+    captured = [bench.store.capture(bench.table, held, 1)[0] for held in bench.slices]
+    for clock in (0, 1):
+        for part in (1, 0):
+            bench.finish(bench.stage(clock, part, np.full(SIZE, clock + 2, np.float32), 50))
+    assert all(copy.done and (copy.arrays[0] == 2).all() for copy in captured)
+    assert (bench.weights() == 3).all()
+
+
+def test_a_mean_of_large_weights_does_not_overflow() -> None:
+    bench = Bench(parts=2, combine="mean")
+    largest = np.full(SIZE, np.finfo(np.float32).max, np.float32)
+    for part in (0, 1):
+        bench.finish(bench.stage(0, part, largest, 50))
+    np.testing.assert_array_equal(bench.weights(), largest)
+
+
+def test_a_part_that_claims_impossible_examples_is_refused() -> None:
+    bench = Bench(parts=2)
+    for examples in (-1, 1 << 60):
+        with pytest.raises(BadMessage, match=f"claims {examples} examples"):
+            bench.stage(0, 0, np.ones(SIZE, np.float32), examples)
 
 
 def test_the_first_copy_of_a_part_counts_and_one_of_a_closed_clock_does_nothing() -> None:

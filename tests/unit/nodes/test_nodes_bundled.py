@@ -13,8 +13,8 @@ def test_digits_are_scikit_learns() -> None:
     data = load_dataset(DataConfig(source="digits"))
     images, labels = load_digits(return_X_y=True)
     assert (len(data.train_x), len(data.test_x)) == (1438, 359)
-    assert (data.shape, data.outputs) == ((8, 8), 10)
-    ours = np.concatenate([data.train_x, data.test_x]) * 16
+    assert (data.shape, data.outputs, data.scale) == ((8, 8), 10, 1 / 16)
+    ours = np.concatenate([data.train_x, data.test_x])
     assert sorted(map(tuple, ours.tolist())) == sorted(map(tuple, images.tolist()))
     shares = np.bincount(data.test_y) / np.bincount(labels)
     np.testing.assert_allclose(shares, 0.2, atol=0.005)
@@ -48,11 +48,11 @@ def test_a_batch_is_copied_into_place() -> None:
     x, y = data.buffers(8)
     rows = np.array([5, 0, 700])
     data.batch(rows, x[:3], y[:3])
-    np.testing.assert_array_equal(x[:3], data.train_x[rows])
+    np.testing.assert_array_equal(x[:3] * 16, data.train_x[rows])
     np.testing.assert_array_equal(y[:3], data.train_y[rows])
     assert not x[3:].any()
     data.test_batch(10, 18, x, y)
-    np.testing.assert_array_equal(x, data.test_x[10:18])
+    np.testing.assert_array_equal(x * 16, data.test_x[10:18])
     np.testing.assert_array_equal(y, data.test_y[10:18])
     with pytest.raises(IndexError):
         data.batch(np.array([1438]), x[:1], y[:1])
@@ -78,6 +78,8 @@ def test_a_fingerprint_tells_data_apart() -> None:
         ({"path": "x.csv", "label": True}, "a column's name or its index"),
         ({"path": "x.csv", "header": "yes"}, 'true, false or "auto"'),
         ({"path": "x.csv", "test": 1.0}, "less than 1"),
+        ({"source": "iris", "validation_path": "x.csv"}, "set data.validation to hold out rows"),
+        ({"path": "x.csv", "validation": 0.1, "validation_path": "y.csv"}, "not both"),
         ({"path": "x.csv", "classes": 1}, "greater than 1"),
     ],
 )

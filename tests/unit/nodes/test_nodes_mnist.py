@@ -50,6 +50,31 @@ def test_a_folder_is_read_raw_or_gzipped(folder: Path) -> None:
     assert zipped.fingerprint() == raw.fingerprint()
 
 
+def test_validation_images_have_their_labels_beside_them(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    images = other / "mine.images.idx3-ubyte"
+    images.write_bytes(small()["train-images-idx3-ubyte"])
+    config = DataConfig(source="mnist", path=folder, validation_path=other)
+    with pytest.raises(DataError, match=r"no labels beside it, in mine\.labels\.idx1-ubyte"):
+        load_dataset(config)
+    labels = gzip.compress(small()["train-labels-idx1-ubyte"])
+    (other / "mine.labels.idx1-ubyte.gz").write_bytes(labels)
+    for path in (other, images):
+        data = load_dataset(config.model_copy(update={"validation_path": path}))
+        np.testing.assert_array_equal(data.validation_x, data.train_x)
+        np.testing.assert_array_equal(data.validation_y, data.train_y)
+    # MNIST's own folder has two files of images: the test images are meant.
+    data = load_dataset(config.model_copy(update={"validation_path": folder}))
+    np.testing.assert_array_equal(data.validation_x, data.test_x)
+    images.write_bytes(idx(np.zeros((20, 3, 3))))
+    with pytest.raises(DataError, match="of another size than the training images"):
+        load_dataset(config)
+    (other / "other.images.idx3-ubyte").write_bytes(b"")
+    with pytest.raises(DataError, match="several IDX files of images"):
+        load_dataset(config)
+
+
 def truncated(data: bytes) -> bytes:
     return data[:-7]
 

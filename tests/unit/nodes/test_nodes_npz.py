@@ -68,6 +68,15 @@ def test_test_rows_from_another_file(path: Path, tmp_path: Path) -> None:
     assert "another shape" in fault(path, {"x": X, "y": Y}, test_path=other)
 
 
+def test_validation_rows_may_be_in_the_file(path: Path) -> None:
+    arrays = {"x": X, "y": Y, "x_validation": X[:5], "y_validation": Y[:5]}
+    data = load(path, arrays, test=0.5)
+    assert (len(data.train_x), len(data.validation_x), len(data.test_x)) == (12, 5, 8)
+    np.testing.assert_array_equal(data.validation_y, Y[:5])
+    del arrays["y_validation"]
+    assert "no array 'y_validation' in it" in fault(path, arrays)
+
+
 def broken(array: np.ndarray, value: float) -> np.ndarray:
     changed = array.astype(np.float64)
     changed[7] = value

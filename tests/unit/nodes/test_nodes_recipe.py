@@ -10,7 +10,10 @@ from nodes.data import load_dataset, permutation
 from nodes.models import Model
 from nodes.recipe import Recipe, load_recipe, shipped
 from nodes.training.learner import Learner
+from paramserver.configfile import show
 from paramserver.errors import ConfigurationError
+from paramserver.spec import RunSpec
+from tests.support.cluster import plan_of
 
 OWN = """
 consistency = "ssp"
@@ -86,17 +89,52 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     assert lines(path) == [f"{path}: model: missing", f"{path}: data: missing"]
 
 
-@pytest.mark.parametrize("mode", ["delta", "average", "iterative_reduce", "sandblaster"])
-def test_modes_that_do_not_exist_yet_are_refused(mode: str) -> None:
-    assert lines("digits", sets=[f"mode={mode}"]) == [
-        f'--set mode: "{mode}" is not built yet: use "gradient"'
+def test_modes_that_there_are_not_are_refused() -> None:
+    assert lines("digits", sets=["mode=sandblaster"]) == [
+        '--set mode: "sandblaster" is not built yet: use gradient, delta, average'
     ]
-
-
-def test_an_unknown_mode_is_refused() -> None:
     assert lines("digits", sets=["mode=sync"]) == [
-        "--set mode: must be one of gradient, not 'sync'"
+        "--set mode: must be one of gradient, delta, average, not 'sync'"
     ]
+
+
+@pytest.mark.parametrize(
+    ("sets", "line"),
+    [
+        (
+            ["mode=average", "consistency=ssp"],
+            '--set consistency: mode "average" needs "bsp", not "ssp": a mean takes every part',
+        ),
+        (
+            ["mode=iterative_reduce", "consistency=asp"],
+            '--set consistency: must be "bsp", or be left out, with mode "iterative_reduce"',
+        ),
+        (
+            ["train.period=10"],
+            '--set train.period: must be 1 with mode "gradient", which pushes after each step',
+        ),
+        (["mode=delta", "train.period=0"], "--set train.period: must be positive, not 0"),
+    ],
+)
+def test_pairs_that_do_not_fit_are_one_line(sets: list[str], line: str) -> None:
+    assert lines("digits", sets=sets) == [line]
+
+
+def test_a_mode_decides_which_rule_runs_where() -> None:
+    sets = ["train.period=10", "train.weight_decay=0.01", "train.parts=2"]
+    for mode in ("gradient", "delta", "average"):
+        recipe = load("digits", sets=[f"mode={mode}", *(sets if mode != "gradient" else sets[1:])])
+        spec = plan_of(recipe).spec(workers=2, min_workers=2, min_shards=1)
+        assert RunSpec.model_validate(json.loads(spec.model_dump_json())) == spec
+        assert spec.mode == mode
+        own = recipe.train.update_rule()
+        assert own.weight_decay == 0.01
+        if mode == "gradient":
+            assert (spec.table.rule, spec.local) == (own, None)
+        else:
+            added = (spec.table.rule.name, spec.table.rule.rate_at(9), spec.table.rule.weight_decay)
+            assert (added, spec.local, spec.period) == (("sgd", 1.0, 0.0), own, 10)
+        assert spec.table.combine == ("mean" if mode == "average" else "update")
 
 
 def test_hogwild_is_a_word_for_gradient_and_asp(tmp_path: Path) -> None:
@@ -107,6 +145,32 @@ def test_hogwild_is_a_word_for_gradient_and_asp(tmp_path: Path) -> None:
     assert loaded.provenance["consistency"] == str(path)
     (line,) = lines("digits", sets=["mode=hogwild"])
     assert line.endswith('consistency: must be "asp", or be left out, with mode "hogwild"')
+    reduced = load("digits", sets=["mode=iterative_reduce", "train.period=5"])
+    assert (reduced.mode, reduced.consistency, reduced.train.period) == ("average", "bsp", 5)
+
+
+def test_every_form_of_a_rate_is_shown_and_checked(tmp_path: Path) -> None:
+    path = tmp_path / "rates.toml"
+    form = '{ kind = "cosine", start = 0.1, end = 0.001, steps = 2000 }'
+    path.write_text(f"{OWN}[train]\nwarmup = 100\nrate = {form}\n")
+    loaded = load_recipe(path, sets=["train.rate.steps=500"], environ={})
+    rule = loaded.config.train.update_rule()
+    assert (rule.rate_at(0), rule.rate_at(500)) == (pytest.approx(0.001), pytest.approx(0.001))
+    rows = {key: (value, source) for key, value, source in show(loaded)}
+    assert rows["train.rate.kind"] == ('"cosine"', str(path))
+    assert rows["train.rate.steps"] == ("500", "command line")
+    again = Recipe.model_validate(json.loads(json.dumps(loaded.config.dump())))
+    assert again == loaded.config
+    assert load(path, sets=["train.rate=0.5"]).train.rate == 0.5
+    assert lines(path, sets=["train.rate.steps=0"]) == [
+        "--set train.rate.steps: must be positive, not 0"
+    ]
+    assert lines("digits", sets=['train.rate={kind="step", start=0.1, factor=0.5}']) == [
+        "command line: train.rate.every: missing"
+    ]
+    assert lines("digits", sets=['train.rate={kind="exponential", start=0.1, factor=2.0}']) == [
+        "--set train.rate.factor: must be at most 1.0, not 2.0"
+    ]
 
 
 def test_the_data_s_variable_is_the_root(tmp_path: Path) -> None:

@@ -1,0 +1,86 @@
+"""Which local runs there are: a file for each, which only their user can read.
+
+A local run's secret is random and known to its own processes alone. The file lets commands of the same
+user (``paramserver checkpoint``, ``paramserver set``) find the run and prove that they may.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import platformdirs
+
+from paramserver.errors import NotReady
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """A local run: the launcher's host, process and address, the cluster's name and secret (hex)."""
+
+    run: str
+    host: str
+    cluster: str
+    address: str
+    secret: str
+    pid: int
+    started: float
+
+
+@contextlib.contextmanager
+def announced(run: str, cluster: str, address: str, secret: bytes) -> Iterator[None]:
+    """Have a local run found by `newest` while the context is open.
+
+    Where the file cannot be written the run goes on without.
+    """
+    here = Presence(
+        run, socket.gethostname(), cluster, address, secret.hex(), os.getpid(), time.time()
+    )
+    path: Path | None = None
+    with contextlib.suppress(OSError):
+        path = _folder() / f"{run}.json"
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(asdict(here), file)
+    try:
+        yield
+    finally:
+        if path is not None:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def newest() -> Presence:
+    """Return the local run that was started last and still lives; forget those that do not.
+
+    Raises:
+        NotReady: there is none.
+    """
+    found: list[Presence] = []
+    with contextlib.suppress(OSError):
+        for path in _folder().glob("*.json"):
+            try:
+                presence = Presence(**json.loads(path.read_text()))
+                if presence.host != socket.gethostname():
+                    continue  # a home that machines share
+                os.kill(presence.pid, 0)
+            except (OSError, ValueError, TypeError):
+                with contextlib.suppress(OSError):
+                    path.unlink()
+                continue
+            found.append(presence)
+    if not found:
+        raise NotReady("no local run is under way: give --join host:port of a cluster's peer")
+    return max(found, key=lambda one: one.started)
+
+
+def _folder() -> Path:
+    folder = platformdirs.user_state_path("paramserver", appauthor=False) / "runs"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder
