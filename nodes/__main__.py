@@ -1,15 +1,6 @@
-"""Where the command ``node`` and ``python -m nodes`` begin."""
+"""Where ``python -m nodes`` begins: it is the command ``node``."""
 
-import signal
-
-
-def main() -> None:
-    """Run the command; until it handles Ctrl-C itself, Ctrl-C ends it without a traceback."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from nodes.cli import main as run
-
-    run()
-
+from paramserver.__main__ import node as main
 
 if __name__ == "__main__":
     main()

@@ -1,9 +1,10 @@
 # shellcheck shell=bash
 # The checkout's virtual environment, made once. Sourced by the scripts beside this file.
 #
-# A caller sources it, which sets `root` (the checkout), and calls `ensure_environment EXTRA` with
-# EXTRA either `run` or `test`. Everything printed goes to stderr, because stdout is for results. Exit
-# code 3 means that the machine lacks something; the message says how to get it.
+# A caller sources it, which sets `root` (the checkout), and calls `answer_help "$@"` and then
+# `ensure_environment EXTRA` with EXTRA either `run` or `test`. Everything printed goes to stderr,
+# because stdout is for results (and for the help that was asked for). Exit code 3 means that the
+# machine lacks something; the message says how to get it.
 
 root=$(dirname -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")")
 venv="$root/.venv"
@@ -19,6 +20,13 @@ say() {
 not_ready() {
   say "$@"
   exit 3
+}
+
+# Where the first argument asks for help, print the comment at the head of the calling script and end.
+answer_help() {
+  [[ ${1:-} == --help || ${1:-} == -h ]] || return 0
+  awk 'NR == 1 { next } !/^#/ { exit } { sub(/^# ?/, ""); print }' "$0"
+  exit 0
 }
 
 # Print the real path of each Python that is new enough, best first. A version manager's shim that

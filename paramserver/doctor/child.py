@@ -20,6 +20,7 @@ from tempfile import TemporaryFile
 from typing import IO, Any
 
 from paramserver.errors import NotReady
+from paramserver.launch.children import safe_path
 
 LONGEST = 120
 """Seconds after which a child ends whatever it is doing."""
@@ -97,6 +98,7 @@ async def started(module: str, *arguments: str, deadline: float) -> AsyncIterato
     with TemporaryFile() as errors:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
+            *safe_path(),
             "-m",
             module,
             *arguments,

@@ -6,14 +6,10 @@ import os
 import sys
 import sysconfig
 from collections.abc import Iterable
-from importlib.metadata import distributions
 from pathlib import Path
 
 from paramserver.doctor.report import Report
-
-PACKAGES = ("kernels", "nodes")
-OURS = Path(__file__).resolve().parents[2]
-"""The folder in which our packages lie."""
+from paramserver.names import OURS, PACKAGES, owner
 
 HEAD = 4096
 
@@ -36,14 +32,6 @@ def other_packages(places: Iterable[str]) -> list[Path]:
     return found
 
 
-def owner(path: Path) -> str:
-    """Return the distribution that installed a file, as words; empty where none did."""
-    for distribution in distributions(path=[str(path.parent), str(path.parent.parent)]):
-        if any(Path(str(file.locate())).resolve() == path for file in distribution.files or ()):
-            return f" of the package {distribution.metadata['Name']} {distribution.version}"
-    return ""
-
-
 def node_commands(path: str) -> list[Path]:
     """Return every command ``node`` on a PATH, the one that a shell would run first."""
     found = []
@@ -58,7 +46,7 @@ def is_ours(command: Path) -> bool:
     """Say whether a command ``node`` is this project's."""
     try:
         with command.open("rb") as file:
-            return b"nodes.cli" in file.read(HEAD)
+            return b"paramserver.__main__" in file.read(HEAD)
     except OSError:
         return False
 

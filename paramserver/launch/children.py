@@ -47,6 +47,18 @@ def core_shares(count: int, cores: int | None) -> list[int]:
     return [max((total * (i + 1)) // count - (total * i) // count, 1) for i in range(count)]
 
 
+def safe_path() -> list[str]:
+    """Return the option that has a child look for modules where this process does.
+
+    ``python -m`` looks into the current folder first: a file of the user's called ``nodes.py`` or
+    ``random.py`` there would end it.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        if not {"", os.getcwd()} & set(sys.path):
+            return ["-P"]
+    return []
+
+
 class Children:
     """The children of one launcher. Use as a context manager: leaving it ends them all."""
 
@@ -74,6 +86,7 @@ class Children:
             with log.open("ab") as file:
                 process = await asyncio.create_subprocess_exec(
                     sys.executable,
+                    *safe_path(),
                     "-m",
                     module,
                     *arguments,

@@ -106,8 +106,12 @@ def error_of(failure: Failure) -> ParamserverError:
 
 
 def refusal_of(failure: Failure) -> ParamserverError:
-    """Return why the other side ended the handshake: nothing that only a known peer may say."""
-    error = error_of(failure)
+    """Return why the other side ended the handshake: nothing that only a known peer may say.
+
+    Its text is made one line that prints, because it goes into the log of whoever a stranger calls.
+    """
+    text = "".join(one if one.isprintable() else " " for one in failure.text)
+    error = error_of(Failure(failure.code, text, failure.detail))
     if isinstance(error, NotReady | ProtocolError | Unreachable):
         return error
     return Unreachable(f"refused: {error}")

@@ -85,9 +85,7 @@ class ClientHandshake:
             if server.cluster != self.hello.cluster:
                 raise _other_cluster(self.hello.cluster, server.cluster)
             if not hmac.compare_digest(wanted, message.proof):
-                raise AuthenticationFailed(
-                    f"{server} holds another secret: give both the same cluster.secret_file"
-                )
+                raise _other_secret(self.hello.name, server)
             self.remote = server
             return Proof(_proof(self._secret, "client", self.hello, server, message.nonce))
         if isinstance(message, Welcome) and self.remote is not None:
@@ -131,10 +129,7 @@ class ServerHandshake:
             hello = self._hello
             wanted = _proof(self._secret, "client", hello, self._me, self._nonce)
             if not hmac.compare_digest(wanted, message.proof):
-                raise AuthenticationFailed(
-                    f"{hello.name} holds another secret than {self._me}: "
-                    "give both the same cluster.secret_file"
-                )
+                raise _other_secret(hello.name, self._me)
             self.remote = Identity(hello.cluster, hello.name, hello.incarnation, hello.role)
             self.done = True
             return Welcome()
@@ -148,6 +143,13 @@ def _check_words(said: Hello | Challenge) -> None:
             raise BadMessage(f"a name of {len(name)} characters, or with some that do not print")
     if len(said.nonce) != NONCE:
         raise BadMessage(f"a nonce of {len(said.nonce)} bytes where {NONCE} belong")
+
+
+def _other_secret(client: str, server: Identity) -> AuthenticationFailed:
+    # Both are named, since the text is told to the other side too and goes into both logs.
+    return AuthenticationFailed(
+        f"{client} and {server} hold different secrets: give both the same cluster.secret_file"
+    )
 
 
 def _other_cluster(client: str, server: str) -> AuthenticationFailed:

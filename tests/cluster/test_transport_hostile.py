@@ -36,6 +36,7 @@ from tests.support.wire import (
     frame,
     raw_client,
     raw_server,
+    replies,
     serving,
     tell,
     until,
@@ -203,12 +204,31 @@ async def test_a_request_that_cannot_be_read_fails_alone() -> None:
 
 
 @both_loops
-async def test_another_secret_is_named_on_both_sides(caplog: pytest.LogCaptureFixture) -> None:
+async def test_another_secret_names_both_on_both_sides(caplog: pytest.LogCaptureFixture) -> None:
+    text = "worker-1 and shard-1 of cluster north hold different secrets: give both the same "
     async with serving(tell) as server:
-        with pytest.raises(AuthenticationFailed, match="shard-1 of cluster north holds another"):
+        with pytest.raises(AuthenticationFailed, match=text):
             await connect(server.address, YOU, b"another", deadline=5)
         await still_serves(server)
-    assert "holds another secret: give both the same cluster.secret_file" in caplog.text
+    there, here = sorted(record.getMessage() for record in caplog.records)
+    assert text in there
+    assert text in here
+    # One is the listening side's: the other's address is not the one that was listened at.
+    assert {server.address in there, server.address in here} == {True, False}
+
+
+@both_loops
+async def test_a_stranger_writes_one_plain_line_into_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    async with serving(tell) as server:
+        async with raw_client(server.address, shake=False) as raw:
+            raw.send(HELLO + frame(Failure("AuthenticationFailed", "a\n2026 \x1b[2Jb\u2028c", {})))
+            await raw.rest()
+        await still_serves(server)
+    (said,) = (record.getMessage() for record in caplog.records if "2026" in record.getMessage())
+    assert said.endswith(": a 2026  [2Jb c")
 
 
 @both_loops
@@ -221,22 +241,14 @@ async def test_another_cluster_is_named() -> None:
 
 @both_loops
 async def test_another_version_is_named_by_either_side() -> None:
-    async def newer(raw: Raw) -> None:
-        await raw.read()
-        raw.send(of_version(frame(Welcome()), 2))
-        await raw.rest()
-
-    async with raw_server(newer, shake=False) as address:
+    newer = of_version(frame(Welcome()), 2)
+    async with raw_server(replies(lambda _: newer), shake=False) as address:
         with pytest.raises(VersionMismatch, match=f"{address}: the other side speaks protocol 2"):
             await connect(address, YOU, SECRET, deadline=5)
 
-    async def older(raw: Raw) -> None:
-        await raw.read()
-        text = "the other side speaks protocol 1, this is 0: install the same release on both"
-        raw.send(frame(Failure("VersionMismatch", text, {})))
-        await raw.rest()
-
-    async with raw_server(older, shake=False) as address:
+    text = "the other side speaks protocol 1, this is 0: install the same release on both"
+    older = frame(Failure("VersionMismatch", text, {}))
+    async with raw_server(replies(lambda _: older), shake=False) as address:
         with pytest.raises(VersionMismatch, match=f"cannot work with {address}: .* this is 0"):
             await connect(address, YOU, SECRET, deadline=5)
 
@@ -283,12 +295,8 @@ async def test_no_socket_file_is_told() -> None:
 
 @both_loops
 async def test_a_stranger_cannot_speak_for_the_cluster() -> None:
-    async def liar(raw: Raw) -> None:
-        await raw.read()
-        raw.send(frame(Failure("Evicted", "you were dropped", {"self": 1, "text": 2})))
-        await raw.rest()
-
-    async with raw_server(liar, shake=False) as address:
+    lie = frame(Failure("Evicted", "you were dropped", {"self": 1, "text": 2}))
+    async with raw_server(replies(lambda _: lie), shake=False) as address:
         with pytest.raises(Unreachable, match="refused: you were dropped"):
             await connect(address, YOU, SECRET, deadline=5)
 
@@ -312,18 +320,6 @@ async def test_cancelled_in_the_handshake_nothing_is_left() -> None:
 
 
 # A server that lies
-
-
-def replies(*make: Any) -> Any:
-    """Return how to serve by hand: the n-th request is answered by ``make[n](number)``."""
-
-    async def serve(raw: Raw) -> None:
-        for one in make:
-            header, _, _ = await raw.read()
-            raw.send(one(header.request))
-        await raw.rest()
-
-    return serve
 
 
 @both_loops

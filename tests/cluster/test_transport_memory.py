@@ -22,6 +22,7 @@ from tests.support.wire import (
     frame,
     raw_client,
     raw_server,
+    replies,
     serving,
     tell,
     until,
@@ -287,12 +288,10 @@ async def test_who_takes_nothing_of_what_is_sent_is_dropped() -> None:
 
 @both_loops
 async def test_a_server_that_stops_in_the_middle_of_a_reply_is_left() -> None:
-    async def serve(raw: Raw) -> None:
-        header, _, _ = await raw.read()
-        raw.send(frame(Told("x"), header.request, Flags.REPLY, b"half", announce=1000))
-        await raw.rest()
+    def half(number: int) -> bytes:
+        return frame(Told("x"), number, Flags.REPLY, b"half", announce=1000)
 
-    async with raw_server(serve) as address, connected(address) as connection:
+    async with raw_server(replies(half)) as address, connected(address) as connection:
         connection._stall_deadline = 0.1
         connection._look()
         with pytest.raises(ConnectionLost, match=r"silent for 0\.1 s in the middle of a frame"):

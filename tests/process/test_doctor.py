@@ -111,7 +111,7 @@ def test_its_children_end_with_it(tmp_path: Path, number: signal.Signals) -> Non
         pids = children()
         doctor.signal(number)
         doctor.process.wait(10.0)
-        assert gone(pids, 2.0) == []
+        assert gone(pids, 10.0) == []
         assert "Traceback" not in doctor.said
 
 

@@ -136,8 +136,9 @@ def copy(tmp_path: Path) -> Copy:
     [
         ([], ["train", "digits"]),
         (["--json"], ["train", "digits", "--json"]),
-        (["--train.epochs", "3"], ["train", "digits", "--train.epochs", "3"]),
+        (["--epochs", "3"], ["train", "digits", "--epochs", "3"]),
         (["mnist"], ["train", "mnist"]),
+        (["mnist", "--help"], ["train", "mnist", "--help"]),
         (["my recipe.toml", "--json", ""], ["train", "my recipe.toml", "--json", ""]),
         (["--resume", "runs/one"], ["train", "--resume", "runs/one"]),
         (["--json", "--resume=runs/one"], ["train", "--json", "--resume=runs/one"]),
@@ -149,6 +150,20 @@ def test_run_hands_its_arguments_on(copy: Copy, given: list[str], handed_on: lis
     program, arguments, _ = out.splitlines()
     assert program == "node"
     assert arguments == "".join(f"<{argument}>" for argument in handed_on)
+
+
+@pytest.mark.parametrize("asked", ["--help", "-h"])
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [("run", "all arguments go to `node train`"), ("test", "  scripts/test --all ")],
+)
+def test_help_sets_nothing_up(copy: Copy, name: str, line: str, asked: str) -> None:
+    status, out, err = copy.call(name, asked)
+    assert (status, err) == (0, "")
+    assert line in out
+    assert "#" not in out
+    assert copy.record == []
+    assert not (copy.root / ".venv").exists()
 
 
 def test_run_installs_once_and_says_so_on_stderr_only(copy: Copy) -> None:

@@ -242,3 +242,15 @@ async def raw_server(
         server.close()
         for raw in open_ones:
             raw.writer.transport.abort()
+
+
+def replies(*make: Callable[[int], bytes]) -> Callable[[Raw], Awaitable[None]]:
+    """Return how to serve by hand: the n-th request is answered by ``make[n](number)``."""
+
+    async def serve(raw: Raw) -> None:
+        for one in make:
+            header, _, _ = await raw.read()
+            raw.send(one(header.request))
+        await raw.rest()
+
+    return serve

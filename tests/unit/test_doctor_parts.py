@@ -228,7 +228,7 @@ def test_another_ones_node_is_said_and_is_no_fault(
 def test_our_node_is_known(tools: Path, tmp_path: Path) -> None:
     second = tmp_path / "second"
     second.mkdir()
-    ours, other = tool(tools, "node", "from nodes.cli import main"), tool(second, "node")
+    ours, other = tool(tools, "node", "from paramserver.__main__ import node"), tool(second, "node")
     assert names.node_commands(f"{tools}:{second}:{tools}") == [ours, other]
     assert names.is_ours(ours)
     assert not names.is_ours(other)

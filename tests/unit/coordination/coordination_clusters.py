@@ -24,7 +24,7 @@ class Faults:
 
     def __init__(self, dial: Dial) -> None:
         self._dial = dial
-        self._links: list[FaultyLink] = []
+        self._ends: list[asyncio.Future[None]] = []
         self.refuses = False
         self.frozen = False
         self.loses: list[str] = []
@@ -34,35 +34,36 @@ class Faults:
         if self.refuses:
             raise Unreachable("the test refuses connections")
         if self.frozen:
-            await asyncio.sleep(seconds)
+            await asyncio.wait([self.end()], timeout=seconds)
             raise Unreachable(f"no connection within {seconds:g} s")
-        link = FaultyLink(await self._dial(seconds), self)
-        self._links.append(link)
-        return link
+        return FaultyLink(await self._dial(seconds), self)
 
     def cut(self, *, refuse: bool) -> None:
         """Break the links there are, and refuse others or not."""
         self.refuses = refuse
-        for link in self._links:
-            link.cut()
-        self._links.clear()
+        for end in self._ends:
+            if not end.done():
+                end.set_result(None)
+        self._ends.clear()
+
+    def end(self) -> asyncio.Future[None]:
+        """Return a future that is done when what there is now is cut."""
+        end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._ends.append(end)
+        return end
 
 
 class FaultyLink:
     def __init__(self, inner: Link, faults: Faults) -> None:
         self._inner = inner
         self._faults = faults
-        self._broken = asyncio.get_running_loop().create_future()
-
-    def cut(self) -> None:
-        if not self._broken.done():
-            self._broken.set_result(None)
+        self._broken = faults.end()
 
     async def request(self, message: object, *, deadline: float) -> Any:
         if self._broken.done():
             raise ConnectionLost("the test has cut the link")
         if self._faults.frozen:
-            await asyncio.sleep(deadline)
+            await asyncio.wait([self._broken], timeout=deadline)
             raise DeadlineExceeded(f"no answer within {deadline:g} s")
         work = asyncio.ensure_future(self._inner.request(message, deadline=deadline))
         try:
@@ -81,7 +82,8 @@ class FaultyLink:
         return answer
 
     async def close(self) -> None:
-        self.cut()
+        if not self._broken.done():
+            self._broken.set_result(None)
         await self._inner.close()
 
 

@@ -5,6 +5,7 @@ import random
 
 import pytest
 from coordination_clusters import Cluster, Peer, T, play_embedded
+from virtual_time import elapse, virtual_loop
 
 from paramserver.coordination.documents import ABSENT
 from paramserver.coordination.election import Term
@@ -27,7 +28,7 @@ async def misfortune(
 ) -> None:
     end = cluster.clock() + SECONDS
     while cluster.clock() < end:
-        await asyncio.sleep(chance.expovariate(4.0))
+        await elapse(chance.expovariate(4.0))
         peer = chance.choice(peers)
         match chance.choice(faults):
             case "cut":
@@ -71,7 +72,7 @@ async def count(peer: Peer, wins: list[tuple[Term, int]]) -> None:
             wins.append((term, n))
         except (StoreError, Fenced, BadVersion):
             pass
-        await asyncio.sleep(0.05)
+        await elapse(0.05)
 
 
 @pytest.mark.parametrize("faults", [BROKEN, FORCED], ids=["broken", "forced"])
@@ -93,20 +94,25 @@ def test_chaos(number: int, faults: tuple[str, ...], seed: int) -> None:
 
         following = [asyncio.create_task(follow(peer)) for peer in peers]
         trouble = asyncio.create_task(misfortune(cluster, peers, chance, faults))
-        highest = Term(0, 0)
-        while not trouble.done():
-            await asyncio.sleep(0.01)
-            leaders = [p for p in peers if p.election.term is not None and p.election.term.valid]
-            if faults is BROKEN:
-                assert len(leaders) <= 1
-            for leader in leaders if faults is BROKEN else ():
-                term = leader.election.term
-                assert term is not None
-                assert term >= highest
-                highest = term
-        await trouble
+        terms = [Term(0, 0)]
+        wrong: list[tuple[float, list[Term]]] = []
+
+        def look() -> None:
+            """Note every moment with two valid terms, or with an earlier one than there was."""
+            valid = [term for p in peers if (term := p.election.term) is not None and term.valid]
+            if len(valid) > 1 or min(valid, default=terms[-1]) < terms[-1]:
+                wrong.append((cluster.clock(), valid))
+            elif valid and valid[0] != terms[-1]:
+                terms.extend(valid)
+
+        with virtual_loop().at_every_turn(look):
+            await trouble
+        if faults is BROKEN:
+            assert wrong == []
+            assert len(terms) > 1, "nobody led"
         for peer in peers:
             heal(peer)
+        await elapse(T)  # by then every request that the trouble swallowed has been given up
         for peer in peers:
             assert await peer.sees(*NAMES), f"{peer.info.name} sees {peer.members}"
             assert all(peer.members.current[p.info.name] == p.info for p in peers)
