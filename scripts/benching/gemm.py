@@ -1,0 +1,170 @@
+"""Matrix products: the engine's against those of numpy's BLAS."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from benching.comparing import compare
+from benching.conversation import Conversation
+from benching.printing import Sheet
+from benching.processes import begun, side
+from benching.rows import Case
+from benching.suites import Settings, Suite
+from benching.timing import Loop, Looped, sets_for
+from kernels.engine import Array, Engine, Form, open_engine
+
+Floats = npt.NDArray[np.float32]
+
+ROWS = (32, 128, 512)
+LAYERS = (
+    (64, 64),
+    (784, 500),
+    (784, 512),
+    (512, 512),
+    (784, 1000),
+    (784, 2048),
+    (2048, 2048),
+)
+"""(K, N) of the products."""
+SQUARES = (256, 512, 1024, 2048)
+FORMS: tuple[Form, ...] = ("nn", "tn", "nt")
+
+
+def cases(quick: bool) -> list[Case]:
+    """Return the products, named form/MxNxK."""
+    if quick:
+        return [_case("nn", 32, 64, 64), _case("tn", 32, 500, 784), _case("nt", 128, 512, 784)]
+    products = [
+        *((form, m, n, k) for form in FORMS for k, n in LAYERS for m in ROWS),
+        *(("nn", size, size, size) for size in SQUARES),
+    ]
+    return [_case(*product) for product in dict.fromkeys(products)]
+
+
+def _case(form: str, m: int, n: int, k: int) -> Case:
+    given = {"form": form, "m": m, "n": n, "k": k}
+    return Case(f"{form}/{m}x{n}x{k}", "GFLOP/s", 2e-9 * m * n * k, given)
+
+
+async def run(settings: Settings, sheet: Sheet) -> None:
+    """Measure every product on both sides."""
+    async with side("gemm", "ours", settings) as ours, side("gemm", "numpy", settings) as other:
+        await begun(ours, other)
+        sheet.note(f"ours: {ours.about}")
+        sheet.note(f"other: {other.about}")
+        products = cases(settings.quick)
+        await compare(sheet, "gemm", products, ours, other, "numpy", settings.turns)
+
+
+SUITE = Suite(
+    "gemm",
+    "float32 matrix products, against numpy's BLAS on as many threads",
+    ("packed each time; up to 16 sets of inputs in turn; one wait at the end (`with wait`: each)",),
+    run,
+)
+
+
+def inputs(form: str, m: int, n: int, k: int) -> list[tuple[Floats, Floats]]:
+    """Return sets of inputs, the same on both sides."""
+    source = np.random.default_rng(1)
+    return [
+        (
+            source.random((k, m) if form == "tn" else (m, k), np.float32) - np.float32(0.5),
+            source.random((n, k) if form == "nt" else (k, n), np.float32) - np.float32(0.5),
+        )
+        for _ in range(sets_for(4 * (m * k + k * n + m * n)))
+    ]
+
+
+def checksum(out: Floats) -> float:
+    """Return a number by which two products are compared."""
+    return float(np.abs(out).sum(dtype=np.float64))
+
+
+class Ours:
+    """Products on our engine."""
+
+    def __init__(self, engine: Engine, *, quick: bool) -> None:
+        self._engine = engine
+        self._quick = quick
+
+    async def prepare(self, form: Form, m: int, n: int, k: int) -> float:
+        """Bring the inputs to the device, and multiply each set once."""
+        engine = self._engine
+        sets: list[tuple[Array, Array, Array]] = []
+        for a, b in inputs(form, m, n, k):
+            on_device = engine.empty(a.shape), engine.empty(b.shape), engine.empty((m, n))
+            engine.upload(on_device[0], a)
+            engine.upload(on_device[1], b)
+            engine.wait()
+            sets.append(on_device)
+
+        def multiply(number: int) -> None:
+            a, b, out = sets[number]
+            engine.matmul(a, b, out, form=form)
+
+        self.loop = Loop(multiply, len(sets), quick=self._quick, finish=engine.wait)
+        result = np.empty((m, n), np.float32)
+        engine.download(sets[0][2], result)
+        engine.wait()
+        return checksum(result)
+
+    async def measure(self) -> dict[str, float]:
+        """Multiply with one wait at the end, then with one after each product."""
+        return {
+            "seconds": self.loop.seconds(),
+            "with_wait": self.loop.seconds(wait_each=True),
+        }
+
+
+class Numpy(Looped):
+    """Products by numpy."""
+
+    def __init__(self, *, quick: bool) -> None:
+        self._quick = quick
+
+    async def prepare(self, form: str, m: int, n: int, k: int) -> float:
+        """Make the inputs, and multiply each set once."""
+        sets = [
+            (a.T if form == "tn" else a, b.T if form == "nt" else b, np.empty((m, n), np.float32))
+            for a, b in inputs(form, m, n, k)
+        ]
+
+        def multiply(number: int) -> None:
+            a, b, out = sets[number]
+            np.matmul(a, b, out=out)
+
+        self.loop = Loop(multiply, len(sets), quick=self._quick)
+        return checksum(sets[0][2])
+
+
+def blas() -> str:
+    """Return the name and version of numpy's BLAS."""
+    found: Any = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    return f"numpy {np.__version__} with {found['name']} {found['version']}"
+
+
+def threads(count: int) -> str:
+    """Return a number of threads in words."""
+    return f"{count} thread{'' if count == 1 else 's'}"
+
+
+async def ours_side(conversation: Conversation) -> None:
+    """Multiply on the engine as asked."""
+    settings = conversation.settings
+    engine = open_engine(settings["device"])
+    about = f"{engine.info}, {threads(settings['threads'])}"
+    await conversation.answer(about, Ours(engine, quick=settings["quick"]))
+
+
+async def numpy_side(conversation: Conversation) -> None:
+    """Multiply by numpy as asked."""
+    settings = conversation.settings
+    about = f"{blas()}, {threads(settings['threads'])}"
+    await conversation.answer(about, Numpy(quick=settings["quick"]))
+
+
+SIDES = {"ours": ours_side, "numpy": numpy_side}

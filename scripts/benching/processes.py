@@ -1,0 +1,119 @@
+"""The parent's end of a side that runs in a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from tempfile import TemporaryFile
+from typing import IO, Any
+
+from benching.rows import Case
+from benching.suites import Settings
+from benching.tied import command
+from nodes.training.local import environment
+from paramserver.doctor.child import Child
+from paramserver.errors import NotReady, from_wire
+
+LONGEST = 1200.0
+READY_WITHIN = 120.0
+"""Seconds that a side may take to begin: with a cold kernel cache, and imports from a cold disk."""
+ANSWER_WITHIN = 60.0
+
+
+class Side(Child):
+    """A side as the parent sees it; see `benching.conversation` for its own end."""
+
+    def __init__(self, name: str, process: asyncio.subprocess.Process, errors: IO[bytes]) -> None:
+        super().__init__(process, errors, LONGEST)
+        assert process.stdin is not None
+        self._questions = process.stdin
+        self.name = name
+        self.about = ""
+        self.address = ""
+
+    def __repr__(self) -> str:
+        return f"<Side {self.name}, pid {self.pid}>"
+
+    async def hear(self, within: float) -> dict[str, Any]:
+        """Return what the side tells next.
+
+        Raises:
+            ParamserverError: what went wrong there.
+            NotReady: it ended, or told nothing in time.
+        """
+        try:
+            async with asyncio.timeout(within):
+                told = await self.told()
+        except TimeoutError:
+            raise NotReady(f"{self.name}: no answer within {within:g} s") from None
+        except NotReady as error:
+            raise NotReady(f"{self.name}: {error}") from None
+        if "error" in told:
+            raise from_wire(told["error"], f"{self.name}: {told['text']}", {})
+        return told
+
+    async def begin(self) -> None:
+        """Wait until the side has begun: it says what it is, or where it serves."""
+        told = await self.hear(READY_WITHIN)
+        self.about, self.address = told.get("about", ""), told.get("address", "")
+
+    async def ask(self, **question: Any) -> dict[str, Any]:
+        """Ask the side, and return its answer; errors as in `hear`."""
+        with contextlib.suppress(ConnectionError):  # it has ended: `hear` says how
+            self._questions.write(json.dumps(question).encode() + b"\n")
+            await self._questions.drain()
+        return await self.hear(ANSWER_WITHIN)
+
+    async def prepare(self, case: Case) -> float | None:
+        """Have the side get ready for a case; see `Contender.prepare`."""
+        result: float | None = (await self.ask(prepare=case.given))["result"]
+        return result
+
+    async def measure(self) -> dict[str, float]:
+        """Have the side take a turn; see `Contender.measure`."""
+        return await self.ask()
+
+
+@asynccontextmanager
+async def side(
+    suite: str,
+    name: str,
+    settings: Settings,
+    *,
+    cores: tuple[int, ...] | None = None,
+    **more: Any,
+) -> AsyncIterator[Side]:
+    """Start a side of a suite on ``cores``, all of them unless given, with a thread for each.
+
+    The side is told ``more`` with its settings; `begun` waits for it. It ends with the context, and
+    whenever this process does.
+    """
+    cores = settings.cores if cores is None else cores
+    threads = len(set(cores))
+    told = {"device": settings.device, "quick": settings.quick, "threads": threads, **more}
+    with TemporaryFile() as errors:
+        process = await asyncio.create_subprocess_exec(
+            *command(cores, "benching.side", suite, name, json.dumps(told)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=errors,
+            start_new_session=True,
+            env={**os.environ, **environment(threads)},
+        )
+        made = Side(f"{suite}, side {name}", process, errors)
+        try:
+            yield made
+        except BaseException:
+            made.kill()
+            raise
+        finally:
+            await made.end()
+
+
+async def begun(*sides: Side) -> None:
+    """Wait until all these sides have begun; errors as in `Side.hear`."""
+    await asyncio.gather(*(one.begin() for one in sides))

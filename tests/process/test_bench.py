@@ -1,0 +1,169 @@
+"""`scripts/bench`: its rows, its mean, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.process import ROOT, Running, environment, run
+
+SCRIPTS = ROOT / "scripts"
+FIELDS = {"suite", "case", "ours", "other", "against", "unit", "ratio", "spread"}
+PATHS = {"PYTHONPATH": f"{SCRIPTS}:{ROOT}", "PYTHONSAFEPATH": "1"}
+
+
+def bench(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return run("benching", *arguments, cwd=cwd, **PATHS)
+
+
+@pytest.mark.usefixtures("no_orphans")
+def test_rows_are_valid_and_the_last_is_their_geometric_mean(tmp_path: Path) -> None:
+    done = bench("rules", "--quick", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    *cases, mean = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["case"] for row in cases] == ["sgd/64KiB", "momentum/64KiB", "adam/64KiB"]
+    for row in cases:
+        assert row.keys() == FIELDS | {"twin", "copy"}
+        assert (row["suite"], row["against"], row["unit"]) == ("rules", "numpy", "GB/s")
+        assert row["ratio"] == pytest.approx(row["ours"] / row["other"], rel=1e-3)
+        assert row["spread"] >= 0
+    ratios = [row["ratio"] for row in cases]
+    assert (mean["suite"], mean["case"]) == ("rules", "geomean")
+    assert mean["ratio"] == pytest.approx(math.prod(ratios) ** (1 / 3), rel=1e-3)
+    assert (mean["worst"], mean["kinds"]["sgd"]) == (min(ratios), ratios[0])
+    assert "bench: rules: one update of weights" in done.stderr, "it states what it times"
+
+
+@pytest.mark.usefixtures("no_orphans")
+def test_a_person_gets_an_aligned_table_within_100_columns(tmp_path: Path) -> None:
+    done = bench("latency", "--quick", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("latency: a push and a pull of 1 kB, ")
+    assert max(len(line) for line in lines) <= 100
+    header = next(line for line in lines if line.startswith("case"))
+    assert header.split() == ["case", "ours", "uvloop", "echo", "unit", "ratio", "spread"]
+    for case in ("push/1kB", "pull/1kB"):
+        row = next(line for line in lines if line.startswith(case))
+        _, ours, other, unit, ratio, _ = row.replace(",", "").split()
+        assert row.index(unit) == header.index("unit")
+        # Of times, and better when larger.
+        assert float(ratio) == pytest.approx(float(other) / float(ours), abs=0.006)
+    assert [line for line in lines if line.startswith("geomean ")]
+
+
+def test_an_unknown_suite_is_one_line_that_names_the_others(tmp_path: Path) -> None:
+    done = bench("gemmm", "--json", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "bench: unknown suite 'gemmm': use gemm, step, rules, wire, latency, train or all\n"
+    )
+
+
+def test_without_a_suite_it_names_them(tmp_path: Path) -> None:
+    done = bench(cwd=tmp_path)
+    assert done.returncode == 2
+    words = {line.split()[0] for line in done.stdout.splitlines()}
+    assert words >= {"gemm", "step", "rules", "wire", "latency", "train", "all"}
+
+
+@pytest.mark.usefixtures("no_orphans")
+def test_what_fails_in_a_side_is_one_line_that_names_it(tmp_path: Path) -> None:
+    done = bench("rules", "--json", "--device", "abacus", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (3, "")
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("bench: rules, side ours: device.select = 'abacus' names no device")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.usefixtures("no_orphans")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_its_processes_end_with_it(tmp_path: Path, number: signal.Signals) -> None:
+    with Running("benching", "gemm", "--json", "--device=numpy", cwd=tmp_path, **PATHS) as running:
+        running.wait_until(lambda: "bench: other: " in running.said)
+        running.signal(number)
+        running.process.communicate(timeout=10)
+        assert running.process.returncode == -number
+        assert "Traceback" not in running.said
+
+
+class Told:
+    """A side that measures what it is told."""
+
+    def __init__(self, result: float, *seconds: float) -> None:
+        self._result = result
+        self._seconds = list(seconds)
+
+    async def prepare(self, _: object) -> float:
+        return self._result
+
+    async def measure(self) -> dict[str, float]:
+        return {"seconds": self._seconds.pop(0)}
+
+
+def test_ratio_is_of_medians_and_spread_of_the_turns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    import sys
+
+    from benching.comparing import compare
+    from benching.printing import Sheet
+    from benching.rows import Case
+
+    from paramserver.errors import ParamserverError
+
+    sheet, cases = Sheet(sys.stdout, as_json=True), [Case("a/1", "GB/s", 6.0)]
+    ours, other = Told(1.0, 1.0, 2.0, 4.0), Told(1.001, 2.0, 6.0, 16.0)
+    with sheet.open("made", "up"):
+        asyncio.run(compare(sheet, "made", cases, ours, other, "them", 3))
+    row = json.loads(capsys.readouterr().out.splitlines()[0])
+    # The turns' ratios are 2, 3 and 4.
+    assert row == {
+        "suite": "made",
+        "case": "a/1",
+        "against": "them",
+        "unit": "GB/s",
+        "ours": 3.0,
+        "other": 1.0,
+        "ratio": 3.0,
+        "spread": pytest.approx(1 / 3, rel=1e-4),
+    }
+    with pytest.raises(ParamserverError, match=r"our result is 1, that of them 1\.1"):
+        asyncio.run(compare(sheet, "made", cases, Told(1.0), Told(1.1), "them", 3))
+
+
+def test_the_script_runs_it_in_the_environment_with_the_benches_alone_on_the_path(
+    tmp_path: Path,
+) -> None:
+    scripts, program = tmp_path / "scripts", tmp_path / ".venv/bin/python"
+    scripts.mkdir()
+    program.parent.mkdir(parents=True)
+    shutil.copy(SCRIPTS / "bench", scripts)
+    (scripts / "environment.sh").write_text(
+        f'root="{tmp_path}"\n'
+        'answer_help() { echo "help: $*"; }\n'
+        'ensure_environment() { echo "for: $1"; }\n'
+    )
+    program.write_text('#!/usr/bin/env bash\necho "$PYTHONPATH $PYTHONSAFEPATH: $*"\n')
+    program.chmod(0o755)
+    done = subprocess.run(
+        [scripts / "bench", "gemm", "a b"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=10,
+        check=True,
+    )
+    assert done.stdout.splitlines() == [
+        "help: gemm a b",
+        "for: run",
+        f"{scripts} 1: -m benching gemm a b",
+    ]
