@@ -13,9 +13,10 @@ from nodes import cli_model
 from nodes.recipe import SUFFIXES, load_recipe
 from nodes.training.progress import Progress, Show, open_progress
 from nodes.training.result import MODEL_FILE, Result
-from nodes.training.resume import find, recipe_of
+from nodes.training.resume import recipe_of
 from nodes.training.role import WorkerRole
 from nodes.training.session import Session, fresh_run, recording
+from paramserver.checkpoint import load_latest
 from paramserver.cli import (
     ConfigFile,
     Join,
@@ -109,7 +110,7 @@ def train(
                 raise UserError("give either a RECIPE, or --resume with the folder of a run")
             checkpoint = None
             if resume is not None:
-                checkpoint = find(resume, say)
+                checkpoint = load_latest(resume, say)
                 config = recipe_of(checkpoint, set_ or (), flags)
                 result.run, result.recipe = checkpoint.spec.name, config.name
             else:

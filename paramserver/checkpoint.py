@@ -21,19 +21,19 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from kernels.rules import state_count
 from paramserver.errors import BadCheckpoint, NotReady
 from paramserver.placement import slice_bounds
-from paramserver.spec import RunSpec
+from paramserver.spec import Frozen, RunSpec
 from paramserver.store import Floats, aligned
 
 FORMAT = "paramserver-checkpoint/1"
@@ -73,9 +73,27 @@ class TableState:
         return int(self.versions[:, 0].max())
 
 
+Count = Annotated[int, Field(ge=0, le=1 << 62)]
+
+
+class _File(Frozen):
+    bytes: Count
+    xxh3: str
+
+
+class _Manifest(Frozen):
+    format: str
+    clock: Count
+    written: float
+    spec: RunSpec
+    table: dict[str, Any]
+    versions: list[tuple[Count, Count]]
+    files: dict[str, _File]
+
+
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint as its manifest tells it; `load` has checked every file.
+    """A checkpoint as its manifest tells it; `load` has held every file against its checksum.
 
     ``table`` is what `paramserver.runsave.save` returned, ``versions`` int64 [slices, 2].
     """
@@ -88,9 +106,20 @@ class Checkpoint:
     versions: npt.NDArray[np.int64]
 
     def states(self) -> tuple[Floats, ...]:
-        """Read the update rule's state: float32 [size] each."""
-        tensors = load_file(self.folder / STATE_FILE)
-        return tuple(tensors[f"state.{index}"] for index in range(len(tensors)))
+        """Read the update rule's state: float32 [size] each.
+
+        Raises:
+            BadCheckpoint: the file does not hold the state of the run's rule.
+        """
+        count, size = state_count(self.spec.table.rule.name), self.spec.table.size
+        try:
+            tensors = load_file(self.folder / STATE_FILE)
+            states = tuple(tensors[f"state.{index}"] for index in range(count))
+        except (OSError, SafetensorError, KeyError) as error:
+            raise BadCheckpoint(f"checkpoint {self.folder}: {STATE_FILE}: {error}") from error
+        if any(one.dtype != np.float32 or one.shape != (size,) for one in states):
+            raise BadCheckpoint(f"checkpoint {self.folder}: {STATE_FILE} is of another table")
+        return states
 
 
 def write(
@@ -104,10 +133,11 @@ def write(
 ) -> Path:
     """Write a checkpoint under ``parent`` and remove all but the last ``keep``; return its folder.
 
-    ``write_model`` writes the weights to the path that it is given.
+    ``write_model`` writes the weights to the path that it is given. The run's attempt must be above
+    those of all lives whose checkpoints lie there: see `next_attempt`.
 
     Raises:
-        NotReady: the disk is full, or the folder cannot be written to; nothing was changed.
+        NotReady: the disk is full, or the folder cannot be written to; those before it stay.
     """
     clock = int(table["clock"] if table["consistency"] == "bsp" else table["steps"])
     final = parent / f"{spec.name}-{spec.attempt}-{clock:09d}"
@@ -116,7 +146,7 @@ def write(
         parent.mkdir(parents=True, exist_ok=True)
         _clear(parent)
         if final.exists():
-            return final  # nothing was trained since
+            return final  # this life's own: nothing was trained since
         part.mkdir()
         save_file(
             {f"state.{index}": values for index, values in enumerate(state.states)},
@@ -142,9 +172,22 @@ def write(
         shutil.rmtree(part, ignore_errors=True)
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise NotReady(f"cannot write the checkpoint {final}: {why}") from error
-    for old in _folders(parent)[keep:]:
-        shutil.rmtree(old, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        for old in _folders(parent)[keep:]:
+            if old != final:
+                shutil.rmtree(old, ignore_errors=True)
     return final
+
+
+def next_attempt(parent: Path, checkpoint: Checkpoint) -> int:
+    """Return the attempt of a life that goes on from a checkpoint and writes into ``parent``.
+
+    It is above that of every life there, so that what it writes counts as the newest.
+    """
+    with contextlib.suppress(OSError):
+        found = [_age(folder)[0] for folder in _folders(parent)]
+        return max(checkpoint.spec.attempt, *found, 0) + 1
+    return checkpoint.spec.attempt + 1
 
 
 def load(folder: Path) -> Checkpoint:
@@ -154,28 +197,31 @@ def load(folder: Path) -> Checkpoint:
         BadCheckpoint: a file is missing or damaged, or it is of another version.
     """
     manifest = _manifest(folder)
-    try:
-        for name, described in manifest["files"].items():
+    if set(manifest.files) != {STATE_FILE, MODEL_FILE}:
+        raise BadCheckpoint(f"checkpoint {folder}: it tells of other files: {list(manifest.files)}")
+    for name, described in manifest.files.items():
+        try:
             found = _describe(folder / name)
-            if found != described:
-                raise BadCheckpoint(
-                    f"checkpoint {folder}: {name} is damaged ({found['bytes']} bytes, checksum "
-                    f"{found['xxh3']}; written were {described['bytes']}, {described['xxh3']})"
-                )
-        spec = RunSpec.model_validate(manifest["spec"])
-        versions = np.array(manifest["versions"], np.int64)
-        slices = len(slice_bounds(spec.table.size)) - 1
-        if versions.shape != (slices, 2):
-            raise BadCheckpoint(f"checkpoint {folder}: it tells of {len(versions)} slices")
-        return Checkpoint(
-            folder, spec, manifest["clock"], manifest["written"], manifest["table"], versions
-        )
-    except OSError as error:
-        raise BadCheckpoint(
-            f"checkpoint {folder}: cannot read {error.filename}: {error.strerror}"
-        ) from error
-    except (KeyError, TypeError, ValueError, AttributeError, ValidationError) as error:
-        raise BadCheckpoint(f"checkpoint {folder}: {MANIFEST} is damaged: {error!r}") from error
+        except OSError as error:
+            raise BadCheckpoint(
+                f"checkpoint {folder}: cannot read {name}: {error.strerror or error}"
+            ) from error
+        if found != described.model_dump():
+            raise BadCheckpoint(
+                f"checkpoint {folder}: {name} is damaged ({found['bytes']} bytes, checksum "
+                f"{found['xxh3']}; written were {described.bytes}, {described.xxh3})"
+            )
+    slices = len(slice_bounds(manifest.spec.table.size)) - 1
+    if len(manifest.versions) != slices:
+        raise BadCheckpoint(f"checkpoint {folder}: it tells of {len(manifest.versions)} slices")
+    return Checkpoint(
+        folder,
+        manifest.spec,
+        manifest.clock,
+        manifest.written,
+        manifest.table,
+        np.array(manifest.versions, np.int64),
+    )
 
 
 def load_latest(path: Path, warn: Callable[[str], None]) -> Checkpoint:
@@ -202,36 +248,45 @@ def load_latest(path: Path, warn: Callable[[str], None]) -> Checkpoint:
     raise BadCheckpoint(f"{path}: all {len(found)} checkpoints are damaged")
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
+def _manifest(folder: Path) -> _Manifest:
     try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
-        checksum = manifest.pop("checksum")
-        known = manifest.get("format")
+        document = json.loads((folder / MANIFEST).read_bytes())
     except OSError as error:
         raise BadCheckpoint(
             f"checkpoint {folder}: cannot read {MANIFEST}: {error.strerror}"
         ) from error
-    except (ValueError, KeyError, AttributeError) as error:
-        raise BadCheckpoint(f"checkpoint {folder}: {MANIFEST} is damaged: {error!r}") from error
+    except (ValueError, RecursionError) as error:
+        raise BadCheckpoint(f"checkpoint {folder}: {MANIFEST} is damaged: {error}") from error
+    if not isinstance(document, dict):
+        raise BadCheckpoint(f"checkpoint {folder}: {MANIFEST} is damaged: it holds no object")
+    known = document.get("format")
     if known != FORMAT:
         raise BadCheckpoint(f"checkpoint {folder}: its format is {known!r}, this reads {FORMAT!r}")
-    if _checksum(manifest) != checksum:
+    checksum = document.pop("checksum", None)
+    if _checksum(document) != checksum:
         raise BadCheckpoint(f"checkpoint {folder}: {MANIFEST} is damaged: its checksum is wrong")
-    return dict(manifest)
+    try:
+        return _Manifest.model_validate(document)
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise BadCheckpoint(
+            f"checkpoint {folder}: {MANIFEST} is damaged: {where}: {error.errors()[0]['msg']}"
+        ) from error
+
+
+def _age(folder: Path) -> tuple[int, int]:
+    """Return attempt and clock as a checkpoint's name tells them."""
+    _, attempt, clock = folder.name.rsplit("-", 2)
+    return int(attempt), int(clock)
 
 
 def _folders(parent: Path) -> list[Path]:
     """Return the checkpoints in a folder, the newest first, by attempt and clock in their names."""
-
-    def age(folder: Path) -> tuple[int, int]:
-        _, attempt, clock = folder.name.rsplit("-", 2)
-        return int(attempt), int(clock)
-
     found = []
     for folder in parent.iterdir():
         with contextlib.suppress(ValueError):
             if not folder.name.startswith(".") and folder.is_dir():
-                found.append((age(folder), folder))
+                found.append((_age(folder), folder))
     return [folder for _, folder in sorted(found, reverse=True)]
 
 
@@ -242,6 +297,8 @@ def _clear(parent: Path) -> None:
 
 
 def _describe(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(2, "no such file", str(path))
     digest = xxhash.xxh3_128()
     with path.open("rb") as file:
         while block := file.read(BLOCK):

@@ -81,11 +81,11 @@ class Checkpointer:
         for _ in range(ATTEMPTS):
             reply = await self._ask(TakeCut(run=self._spec.name, ahead=self._ahead))
             patience = self._spec.lost_after
-            if reply.state is not None:
-                table = await self._client.capture(reply.clock, patience=patience)
-                return Cut(reply.state, table)
-            assert reply.clock is not None
             try:
+                if reply.state is not None:
+                    table = await self._client.capture(reply.clock, patience=patience)
+                    return Cut(reply.state, table)
+                assert reply.clock is not None
                 state, captured = await all_of(
                     [
                         self._state(reply.clock, patience),
@@ -95,7 +95,7 @@ class Checkpointer:
             except _Over:
                 continue  # training has ended: the next answer brings its last state
             except Refused as error:
-                log.debug("the cut at clock %d was missed: %s", reply.clock, error)
+                log.debug("the cut at clock %s was missed: %s", reply.clock, error)
                 self._ahead = min(self._ahead * 2, FURTHEST)
                 continue
             assert isinstance(state, dict)

@@ -25,7 +25,14 @@ from paramserver.console import (
     say,
     start_logging,
 )
-from paramserver.errors import NotReady, Refused, RequestFailed, UserError
+from paramserver.errors import (
+    NotReady,
+    Refused,
+    RequestFailed,
+    UnknownTable,
+    Unsupported,
+    UserError,
+)
 from paramserver.launch.lifeline import read_handover
 from paramserver.launch.presence import newest
 from paramserver.operate import Operator, operator
@@ -218,8 +225,10 @@ async def _operator(
             address, cluster=name, secret=secret, deadline=cluster.deadline
         ) as found:
             yield found
-    except (RequestFailed, Refused) as error:
-        raise (NotReady if isinstance(error, RequestFailed) else UserError)(str(error)) from error
+    except (RequestFailed, UnknownTable, Unsupported) as error:
+        raise NotReady(str(error)) from error
+    except Refused as error:
+        raise UserError(str(error)) from error
 
 
 def _version(wanted: bool) -> None:

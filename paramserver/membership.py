@@ -86,7 +86,7 @@ def _keep(view: View) -> Decision:
     assert run is not None
     spec = view.runs.get(run.name)
     table = f"{run.name}/model"
-    if spec is None or run.name in view.outcomes:
+    if spec is None or run.name in view.outcomes or spec.attempt != run.attempt:
         return Decision(map=view.map.without_run(table))
     if view.finished and view.waiting and not is_here(view, spec.driver):
         return Decision(

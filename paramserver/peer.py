@@ -159,6 +159,9 @@ class Peer:
         """
         run = self.view.map.run
         patience = self.config.cluster.lost_after
+        runs = f"{run.name}/model" if run is not None else None
+        for table in sorted(set(self.view.map.held_by(*self.me)) - {runs}):
+            log.warning("slices of table %s go with this peer: nobody else holds them", table)
         if run is not None and self._alone_holds(run):
             log.info("run %s is asked to stop: this peer holds a part of it", run.name)
             reason = f"{self.me.name}, which holds slices, is leaving"

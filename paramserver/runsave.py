@@ -41,6 +41,8 @@ def save(table: RunTable, now: float) -> dict[str, Any]:
         "epoch_tally": _tally(table.epoch_tally),
         "lending": table.lending.save(table.lent()),
         "judge": table.judge.save(),
+        "epochs_wanted": table.spec.epochs,
+        "ending": table.ending,
         "seconds": table.seconds(now),
         "longest_pause": table.longest_pause,
     }
@@ -57,9 +59,10 @@ def load(table: RunTable, state: Mapping[str, Any], updates: int, now: float) ->
     """
     try:
         _load(table, state, updates)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+        seconds = float(state["seconds"])
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise BadCheckpoint(f"the run table in the checkpoint is damaged: {error!r}") from error
-    table.go_on(float(state["seconds"]), now)
+    table.go_on(seconds, now)
 
 
 def _load(table: RunTable, state: Mapping[str, Any], updates: int) -> None:
@@ -89,6 +92,10 @@ def _load(table: RunTable, state: Mapping[str, Any], updates: int) -> None:
     table.epoch_tally = Tally(*state["epoch_tally"])
     table.lending.load(state["lending"])
     table.judge.load(state["judge"])
+    if (
+        state["epochs_wanted"] == table.spec.epochs
+    ):  # asked for more, a run that stopped early goes on
+        table.ending = state["ending"]
     table.longest_pause = float(state["longest_pause"])
     again = (updates - table.steps) * table.stride if ours[0] != "bsp" else 0
     table.repeated_examples = max(int(state["repeated_examples"]), again)

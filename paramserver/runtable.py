@@ -17,7 +17,7 @@ from typing import Any
 
 from paramserver.clockparts import ClockParts
 from paramserver.clocks import Histogram, admitted
-from paramserver.errors import BadMessage, Evicted, Refused
+from paramserver.errors import BadMessage, Evicted, NotReady, Refused
 from paramserver.evaluation import Evaluation, Judge, Split
 from paramserver.lending import Lending
 from paramserver.runsave import save
@@ -47,6 +47,7 @@ class RunTable:
         self.serial = 0
         self.workers: dict[PeerId, Worker] = {}
         self.dropped: dict[PeerId, str] = {}
+        self._unables: dict[PeerId, str] = {}
         self.strikes: list[tuple[int, str]] = []
         self.staleness = Histogram()
         self.versions = [0, 0]
@@ -86,7 +87,7 @@ class RunTable:
         self._keeping_since = now
         self._passes = 0
         self._pass_began = now
-        self._ending: str | None = None
+        self.ending: str | None = None
 
     def __repr__(self) -> str:
         return (
@@ -102,7 +103,7 @@ class RunTable:
     @property
     def stopped_because(self) -> str | None:
         """Why the run ends before its epochs are over, None where it does not."""
-        return self._stopping if self._stopping is not None else self._ending
+        return self._stopping if self._stopping is not None else self.ending
 
     @property
     def stride(self) -> int:
@@ -403,6 +404,8 @@ class RunTable:
         Raises:
             Refused: it is no minibatch of this run.
         """
+        if self.phase is Phase.INITIALISE or self.finished:
+            raise NotReady(f"run {self.spec.name} does not train now")
         least = self.spec.table.parts
         if not least <= size <= self.spec.examples:
             raise Refused(
@@ -463,7 +466,7 @@ class RunTable:
             return
         why = self.judge.judge(self.epochs_done, self.steps, found)
         if why is not None and self.epochs_done < self.spec.epochs:
-            self._ending = why
+            self.ending = why
         self.to_keep = self.evaluation.number if self.judge.is_best else None
         self._keeping_since = now
         if self.to_keep is None:
@@ -655,8 +658,9 @@ class RunTable:
     def _unable(self, worker: Worker, reason: str, now: float) -> None:
         """Drop a worker that cannot work; the run fails where as many as it needs cannot."""
         self.drop(worker.id, reason, now)
-        if not self.workers and len(self.dropped) >= self.spec.min_workers:
-            reasons = "; ".join(f"{who.name}: {why}" for who, why in self.dropped.items())
+        self._unables[worker.id] = reason
+        if not self.workers and len(self._unables) >= self.spec.min_workers:
+            reasons = "; ".join(f"{who.name}: {why}" for who, why in self._unables.items())
             self.fail(f"no worker can work on this run: {reasons}", 2, now)
 
     def lends_to(self, who: PeerId) -> bool:
@@ -692,8 +696,8 @@ class RunTable:
         self.longest_pause = max(self.longest_pause, now - self._last_step)
         self._last_step = now
         limit = self.spec.early_stopping.seconds
-        if limit is not None and self._ending is None and self.seconds(now) >= limit:
-            self._ending = f"early stopping: {limit:g} s of training are over"
+        if limit is not None and self.ending is None and self.seconds(now) >= limit:
+            self.ending = f"early stopping: {limit:g} s of training are over"
 
     def _epoch_done(self, now: float) -> None:
         self.epochs_done += 1

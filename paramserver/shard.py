@@ -9,7 +9,7 @@ import numpy as np
 
 from kernels.rules import state_count
 from paramserver.applier import Applier
-from paramserver.errors import BadMessage, NonFinite, WrongAttempt
+from paramserver.errors import BadMessage, NonFinite, Refused, WrongAttempt
 from paramserver.placement import ClusterMap
 from paramserver.store import Floats, Job, Shared, Slice, Store, Table, is_finite
 from paramserver.transport.server import Request, Response
@@ -95,18 +95,18 @@ class Shard:
             )
 
         if ready():
-            return self._send(table, slices)
-        return self._pull_later(table, slices, ready)
+            return self._send(table, slices, ask.clock)
+        return self._pull_later(table, slices, ask.clock, ready)
 
     async def _pull_later(
-        self, table: Table, slices: Sequence[Slice], ready: Callable[[], bool]
+        self, table: Table, slices: Sequence[Slice], clock: int | None, ready: Callable[[], bool]
     ) -> Response:
         if await self._applier.published.until(ready, self._wait):
-            return self._send(table, slices)
+            return self._send(table, slices, clock)
         return Response(Pulled(ready=False, versions=[]))
 
-    def _send(self, table: Table, slices: Sequence[Slice]) -> Response:
-        pinned = self._store.pin(slices)
+    def _send(self, table: Table, slices: Sequence[Slice], clock: int | None) -> Response:
+        pinned = self._store.pin(slices, clock)
         assert pinned is not None
         return Response(
             Pulled(
@@ -232,10 +232,16 @@ class Shard:
         table, slices = self._find(request, ask.table, ask.slices)
         jobs: list[Job] = []
         copies = []
-        for held in slices:
-            copy, more = self._store.capture(table, held, ask.clock)
-            copies.append(copy)
-            jobs.extend(more)
+        try:
+            for held in slices:
+                copy, more = self._store.capture(table, held, ask.clock)
+                copies.append(copy)
+                jobs.extend(more)
+        except Refused:  # the clock has passed: nobody waits for the others' copies
+            for held, copy in zip(slices, copies, strict=False):
+                if held.captured is copy:
+                    held.captured = None
+            raise
         await self._applier.submit(jobs)
         if not await self._applier.published.until(
             lambda: all(copy.done for copy in copies), self._wait

@@ -18,6 +18,7 @@ Mode = Literal["gradient", "delta", "average"]
 Combine = Literal["update", "mean"]
 
 BEATS_PER_DEADLINE = 8
+MOST_EXAMPLES = 1 << 31
 LONGEST_PERIOD = 10_000
 
 
@@ -102,9 +103,9 @@ class RunSpec(Frozen):
     period: Annotated[int, Field(gt=0, le=LONGEST_PERIOD)] = 1
     local: Rule | None = None
     epochs: Annotated[int, Field(gt=0)] = 5
-    examples: Annotated[int, Field(gt=0)]
-    test_examples: Annotated[int, Field(ge=0)] = 0
-    validation_examples: Annotated[int, Field(ge=0)] = 0
+    examples: Annotated[int, Field(gt=0, le=MOST_EXAMPLES)]
+    test_examples: Annotated[int, Field(ge=0, le=MOST_EXAMPLES)] = 0
+    validation_examples: Annotated[int, Field(ge=0, le=MOST_EXAMPLES)] = 0
     early_stopping: EarlyStopping = EarlyStopping()
     data_fingerprint: str = ""
     min_workers: Annotated[int, Field(gt=0)] = 1

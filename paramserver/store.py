@@ -116,6 +116,7 @@ class Slice:
         self.size = size
         self.epoch = epoch
         self.current: Weights | None = None
+        self.previous: Weights | None = None  # bsp: the clock's before, until this one closes
         self.head: Floats | None = None
         self.state = tuple(np.zeros(0, np.float32) for _ in range(states))
         self.accepted = 0
@@ -467,6 +468,7 @@ class Store:
             job.weight = examples if mean else None
             held.folded += 1
             if held.folded == table.spec.parts:
+                self._let_previous_go(table, held)
                 job.out = table.spares.take(held.size)
                 job.total = max(held.examples, 1)
                 job.scale = 1.0 / job.total
@@ -502,19 +504,40 @@ class Store:
         table = self.tables.get(held.table)
         old = held.current
         held.current = Weights(job.out, job.step, held.clock)
-        if old is not None:
-            old.retired = True
-            if table is not None and not old.pins:
-                table.spares.give(old.array)
+        if job.fold:
+            held.previous = old
+        elif old is not None:
+            self._retire(table, old)
         return True
 
-    def pin(self, slices: Sequence[Slice]) -> list[Weights] | None:
-        """Pin the current versions of ``slices``; None where one has no weights yet."""
+    def _let_previous_go(self, table: Table, held: Slice) -> None:
+        """Free the weights of the clock before: this one's parts exist, so every slice has passed it.
+
+        Until then they are kept. A worker that died may have brought its part to this slice and not
+        to another: who computes it again needs the weights that it was computed from.
+        """
+        old, held.previous = held.previous, None
+        if old is not None:
+            self._retire(table, old)
+
+    @staticmethod
+    def _retire(table: Table | None, old: Weights) -> None:
+        old.retired = True
+        if table is not None and not old.pins:
+            table.spares.give(old.array)
+
+    def pin(self, slices: Sequence[Slice], clock: int | None = None) -> list[Weights] | None:
+        """Pin the present versions of ``slices``; None where one has no weights yet.
+
+        With a bsp ``clock``, slices that have just passed it give their version before.
+        """
         versions: list[Weights] = []
         for held in slices:
             if held.current is None:
                 return None
-            versions.append(held.current)
+            before = held.previous
+            wanted = before is not None and clock is not None and before.clock == clock
+            versions.append(before if before is not None and wanted else held.current)
         for version in versions:
             version.pins += 1
         return versions

@@ -14,6 +14,7 @@ from nodes.training.plan import Plan
 from nodes.training.result import BEST_FILE, MODEL_FILE, Result, write_model
 from paramserver.checkpoint import FOLDER
 from paramserver.checkpointer import Checkpointer, Cut
+from paramserver.client import Copy
 from paramserver.cutclient import CutClient
 from paramserver.errors import (
     NotReady,
@@ -25,6 +26,7 @@ from paramserver.errors import (
     TryAgain,
     UnknownTable,
     Unsupported,
+    UserError,
 )
 from paramserver.peer import Peer
 from paramserver.spec import RunSpec
@@ -97,7 +99,7 @@ class Driver:
             TryAgain: the run was out of reach for ``lost_after`` seconds.
             ParamserverError: the run failed.
         """
-        await self._peer.coordinator.put_config(self._spec.name, self._spec.model_dump(mode="json"))
+        await self._publish()
         try:
             async with asyncio.TaskGroup() as group:
                 state = await self._follow(result, group)
@@ -109,6 +111,22 @@ class Driver:
         finally:
             await self._withdraw()
         return result
+
+    async def _publish(self) -> None:
+        """Ask the cluster for this run; what became of its life before is forgotten.
+
+        Raises:
+            UserError: another driver is at work on the run.
+        """
+        coordinator = self._peer.coordinator
+        before = await coordinator.get_config(self._spec.name)
+        if before is not None:
+            driver = before.get("driver")
+            here = coordinator.members.current.get(driver[0]) if driver else None
+            if driver and here is not None and here.incarnation == driver[1]:
+                raise UserError(f"run {self._spec.name} goes on under {driver[0]}: stop it there")
+        await coordinator.drop_outcome(self._spec.name)
+        await coordinator.put_config(self._spec.name, self._spec.model_dump(mode="json"))
 
     async def _follow(self, result: Result, group: asyncio.TaskGroup) -> dict[str, Any]:
         """Follow the run until it has finished; return its last state.
@@ -132,6 +150,8 @@ class Driver:
                 reply = await self._peer.links.request(
                     address, Follow(run=self._spec.name, after=serial), deadline=self._deadline
                 )
+                if reply.message.state["attempt"] != self._spec.attempt:
+                    raise UnknownTable(f"run {self._spec.name} is still at an attempt before this")
                 await self._restore(reply.message.state)
                 await self._keep_best(reply.message.state)
             except (UnknownTable, Unsupported, RequestFailed) as error:
@@ -193,6 +213,7 @@ class Driver:
         """Bring the checkpoint that this life of the run begins from."""
         if self._resume is not None and state["phase"] == "initialise":
             await self._checkpointer.restore(self._resume.checkpoint, self._resume.table)
+            self._resume = None  # it holds all weights
             self._saved = time.monotonic()
 
     def _tend_checkpoints(self, state: dict[str, Any], group: asyncio.TaskGroup) -> None:
@@ -217,7 +238,7 @@ class Driver:
         made = CheckpointMade(
             run=self._spec.name,
             number=number,
-            folder=str(folder) if folder is not None else None,
+            folder=str(folder.absolute()) if folder is not None else None,
             error=fault,
         )
         try:
@@ -231,10 +252,16 @@ class Driver:
         number = state["validation"]["keep"]
         if number is None or number == self._best_kept:
             return
-        weights = await self._client.pull(clock=state["final_clock"])
+        copy = Copy(self._spec.table.size)
+        clock = state["final_clock"]
+        if not await self._client.pull_into(copy, clock=clock, deadline=self._deadline):
+            return
+        if clock is not None and not copy.is_of(clock):
+            log.warning("the best model is not kept: the run went on before it was here")
+            return
         try:
             await asyncio.get_running_loop().run_in_executor(
-                None, self._write_model, self._output / BEST_FILE, weights
+                None, self._write_model, self._output / BEST_FILE, copy.weights
             )
         except NotReady as error:
             log.warning("the best model is not kept: %s", error)
@@ -248,8 +275,10 @@ class Driver:
     async def _keep(self, result: Result) -> None:
         """Keep the weights that the run ended with, as a checkpoint and as the model."""
         cut = await self._checkpointer.take()
-        result.checkpoint = str(await self._checkpointer.write(cut))
-        await self._keep_model(cut)
+        try:
+            await self._keep_model(cut)
+        finally:  # where the disk is full, one of the two may still find room
+            result.checkpoint = str(await self._checkpointer.write(cut))
 
     async def _keep_model(self, cut: Cut) -> None:
         await asyncio.get_running_loop().run_in_executor(

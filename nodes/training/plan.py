@@ -18,10 +18,11 @@ ADDED = Rule(name="sgd", rate=1.0)
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """A checkpoint to go on from, with its weights and rule state in memory."""
+    """A checkpoint to go on from as this attempt, with its weights and rule state in memory."""
 
     checkpoint: Checkpoint
     table: TableState
+    attempt: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class Plan:
         return old.model_copy(
             update={
                 **{key: getattr(spec, key) for key in new},
-                "attempt": old.attempt + 1,
+                "attempt": self.resume.attempt,
                 "resumed": True,
                 "driver": None,
             }

@@ -117,7 +117,9 @@ def trains(state: State) -> bool:
 def waiting(state: State) -> str | None:
     """Return what a run that does not train now is doing, None for one that trains."""
     texts = {
-        "initialise": "making the initial weights",
+        "initialise": "making the initial weights"
+        if state["attempt"] == 1
+        else "bringing the checkpoint back",
         "evaluate": "evaluating on the test data",
         "finished": "keeping the model" if state["status"] != "failed" else None,
     }

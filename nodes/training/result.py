@@ -23,6 +23,7 @@ Floats = npt.NDArray[np.float32]
 
 MODEL_FILE = "model.safetensors"
 BEST_FILE = "best.safetensors"
+RESULT_FILE = "result.json"
 
 
 @dataclass(slots=True)
@@ -103,7 +104,7 @@ class Result:
     def write(self) -> None:
         """Write ``result.json`` into the run's folder, where there is one."""
         if self.output is not None:
-            write_whole(Path(self.output) / "result.json", self.line().encode() + b"\n")
+            write_whole(Path(self.output) / RESULT_FILE, self.line().encode() + b"\n")
 
 
 def _finite(value: Any) -> Any:

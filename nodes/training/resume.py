@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,14 @@ from safetensors.numpy import load_file
 from nodes.models import Model
 from nodes.recipe import ALIASES, Recipe, absolute
 from nodes.training.plan import Plan, Resume
-from paramserver.checkpoint import MANIFEST, MODEL_FILE, Checkpoint, TableState, load_latest
+from paramserver.checkpoint import (
+    FOLDER,
+    MANIFEST,
+    MODEL_FILE,
+    Checkpoint,
+    TableState,
+    next_attempt,
+)
 from paramserver.configfile import load
 from paramserver.errors import BadCheckpoint, ConfigurationError
 from paramserver.store import Floats, aligned
@@ -24,17 +31,10 @@ MAY_CHANGE = re.compile(
 )
 
 
-def find(path: Path, warn: Callable[[str], None]) -> Checkpoint:
-    """Return the checkpoint at ``path``, or the newest good one of the run's folder ``path``.
-
-    Raises:
-        BadCheckpoint: there is none that is good.
-    """
-    return load_latest(path, warn)
-
-
-def read(checkpoint: Checkpoint, plan: Plan) -> Resume:
+def read(checkpoint: Checkpoint, plan: Plan, output: Path) -> Resume:
     """Read a checkpoint's weights and rule state for the model and the data of ``plan``.
+
+    The run goes on in the folder ``output``, as an attempt above all whose checkpoints lie there.
 
     Raises:
         BadCheckpoint: it is of another model or other data.
@@ -56,7 +56,7 @@ def read(checkpoint: Checkpoint, plan: Plan) -> Resume:
         checkpoint.states(),
         checkpoint.versions,
     )
-    return Resume(checkpoint, state)
+    return Resume(checkpoint, state, next_attempt(output / FOLDER, checkpoint))
 
 
 def recipe_of(checkpoint: Checkpoint, sets: Sequence[str], flags: Mapping[str, Any]) -> Recipe:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
+import os
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,13 +25,14 @@ from nodes.training.joined import train_joined
 from nodes.training.local import train_locally
 from nodes.training.plan import Plan, name_run
 from nodes.training.progress import Progress
-from nodes.training.result import Result
+from nodes.training.result import BEST_FILE, RESULT_FILE, Result
 from nodes.training.resume import read
 from paramserver.checkpoint import FOLDER, Checkpoint
 from paramserver.console import say
 from paramserver.errors import NotReady, ParamserverError, TryAgain, UserError
 
 RUNS = Path("runs")
+LOCK_FILE = ".lock"
 
 
 def fresh_run(recipe: str) -> str:
@@ -101,12 +105,18 @@ class Session:
         model = Model.for_dataset(recipe.model, dataset)
         self._plan = Plan(recipe, dataset, model, result.run)
         if self._checkpoint is not None:
-            resume = read(self._checkpoint, self._plan)
+            resume = read(self._checkpoint, self._plan, self.folder)
             self._plan = Plan(recipe, dataset, model, result.run, resume)
             say(f"going on from {self._checkpoint.folder}")
-        stays = self._checkpoint is not None and self.folder == folder_of("", self._checkpoint)
-        make_folder(self.folder, again=stays)
+        own = folder_of("", self._checkpoint) if self._checkpoint is not None else None
+        make_folder(self.folder, again=own is not None and own.resolve() == self.folder.resolve())
         result.output = str(self.folder)
+        if (
+            own is not None
+            and (own / BEST_FILE).exists()
+            and not (self.folder / BEST_FILE).exists()
+        ):
+            shutil.copyfile(own / BEST_FILE, self.folder / BEST_FILE)  # it may stay the best
         say(repr(dataset))
         say(
             f"run {result.run}: {model.size:,} parameters, {recipe.consistency}, "
@@ -125,7 +135,8 @@ class Session:
         if plan is None:
             raise ValueError("prepare the session first")
         self._task = asyncio.current_task()
-        with EventLog(self.folder / EVENTS_FILE) as events, progress:
+        with held(self.folder), EventLog(self.folder / EVENTS_FILE) as events, progress:
+            (self.folder / RESULT_FILE).unlink(missing_ok=True)  # an earlier life's
 
             def note(state: dict[str, Any]) -> None:
                 if plan.dataset.task == "regression":
@@ -195,8 +206,31 @@ def make_folder(folder: Path, *, again: bool = False) -> None:
         raise UserError(
             f"cannot make the folder {folder}: {error.strerror}: give another with --output"
         ) from error
-    if (folder / "result.json").exists() and not again:
-        raise UserError(f"--output {folder}: holds the result of another run; give a new folder")
+    if not again and ((folder / RESULT_FILE).exists() or any(folder.glob(f"{FOLDER}/*"))):
+        raise UserError(
+            f"{folder} holds another run: give a new folder with --output, or go on with "
+            f"--resume {folder}"
+        )
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold a run's folder for this process alone while the context is open.
+
+    Raises:
+        UserError: another process is at work there.
+    """
+    descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{folder}: another `node train` is at work there; stop it first"
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _without_accuracy(state: dict[str, Any]) -> dict[str, Any]:

@@ -333,7 +333,8 @@ class RunWorker:
             await self._settle_pushes()
             if not self._front.is_of(work.clock):
                 self._front_clock = -1
-                return  # the clock closed without us: others had our parts
+                await asyncio.sleep(PAUSE)  # others had our parts; the run table has yet to hear
+                return
         if self._prefetched != work.clock + 1 or self._prefetch is None:
             self._start_prefetch(work.clock + 1, work.clock + 1)
         for part, start, stop in work.parts:

@@ -44,10 +44,12 @@ def announced(run: str, cluster: str, address: str, secret: bytes) -> Iterator[N
     )
     path: Path | None = None
     with contextlib.suppress(OSError):
-        path = _folder() / f"{run}.json"
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        path = _folder() / f"{run}-{os.getpid()}.json"
+        part = path.with_suffix(".part")
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w") as file:
             json.dump(asdict(here), file)
+        part.rename(path)
     try:
         yield
     finally:

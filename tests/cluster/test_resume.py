@@ -25,7 +25,7 @@ async def go_on(
 ) -> tuple[Result, Floats]:
     """Resume a run from a checkpoint on a cluster of its own."""
     plan = plan_of(recipe)
-    plan = replace(plan, run=checkpoint.spec.name, resume=read(checkpoint, plan))
+    plan = replace(plan, run=checkpoint.spec.name, resume=read(checkpoint, plan, output))
     spec = plan.spec(workers=workers, min_workers=workers, min_shards=shards)
     async with cluster(shards=shards, workers=workers, device="auto") as running:
         return await running.train(plan, spec, output, lambda _: None)

@@ -133,7 +133,12 @@ def test_a_checkpoint_can_be_asked_for_and_the_minibatch_changed(tmp_path: Path)
         asked = run("paramserver", "checkpoint", cwd=tmp_path, **env)
         assert asked.returncode == 0, asked.stderr
         folder = Path(asked.stdout.strip())
-        assert (tmp_path / folder / "manifest.json").exists()
+        assert (folder / "manifest.json").exists()
+        output = folder.parent.parent
+        for arguments in (["--resume", str(output)], ["digits", "--output", str(output)]):
+            twice = run("nodes", "train", *arguments, cwd=tmp_path, **env)
+            assert twice.returncode == 2, "its launcher is alive"
+            assert str(output) in twice.stderr
         for value, code in (("32", 0), ("1000000", 2), ("many", 2)):
             done = run("paramserver", "set", f"train.batch_size={value}", cwd=tmp_path, **env)
             assert done.returncode == code, done.stderr

@@ -7,11 +7,22 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import xxhash
 from safetensors.numpy import save_file
 
-from paramserver.checkpoint import MANIFEST, STATE_FILE, TableState, load, load_latest, write
+from paramserver.checkpoint import (
+    MANIFEST,
+    STATE_FILE,
+    TableState,
+    load,
+    load_latest,
+    next_attempt,
+    write,
+)
 from paramserver.errors import BadCheckpoint, NotReady
 from paramserver.spec import Rule, RunSpec, TableSpec
 
@@ -31,11 +42,12 @@ def state_of(clock: int) -> TableState:
     return state
 
 
-def save(parent: Path, clock: int, keep: int = 3) -> Path:
+def save(parent: Path, clock: int, keep: int = 3, attempt: int = 1) -> Path:
     state = state_of(clock)
     table = {"consistency": "bsp", "clock": clock, "steps": clock}
+    spec = SPEC.model_copy(update={"attempt": attempt})
     return write(
-        parent, SPEC, table, state, lambda path: save_file({"w": state.weights}, path), keep=keep
+        parent, spec, table, state, lambda path: save_file({"w": state.weights}, path), keep=keep
     )
 
 
@@ -88,6 +100,68 @@ def test_a_folder_without_checkpoints_is_told_so(tmp_path: Path) -> None:
         load_latest(tmp_path, print)
     with pytest.raises(BadCheckpoint, match="holds no checkpoint"):
         load_latest(tmp_path / "nowhere", print)
+
+
+def test_a_life_that_began_from_an_older_checkpoint_counts_as_the_newest(tmp_path: Path) -> None:
+    for clock in (100, 200, 300):
+        older = save(tmp_path, clock)
+    first = load(tmp_path / "a-run-1-000000100")
+    for expected in (2, 3):  # resumed from the same one twice
+        attempt = next_attempt(tmp_path, first)
+        assert attempt == expected
+        made = save(tmp_path, 150, attempt=attempt)
+        assert load_latest(tmp_path, print).folder == made
+    assert not older.exists() or len(list(tmp_path.iterdir())) == 3
+    assert next_attempt(tmp_path / "elsewhere", first) == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"versions": [[2**70, 0]]},
+        {"versions": []},
+        {"files": {}},
+        {"files": {"/etc/passwd": {"bytes": 1, "xxh3": ""}}},
+        {"table": 3},
+        {"clock": -1},
+        {"clock": "x"},
+        {"written": None},
+        {"spec": {}},
+        {"more": 1},
+    ],
+)
+def test_a_manifest_that_makes_no_sense_is_a_bad_checkpoint(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    folder = save(tmp_path, 1)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    del manifest["checksum"]
+    changed = {**manifest, **change}
+    digest = xxhash.xxh3_128_hexdigest(json.dumps(changed, sort_keys=True).encode())
+    (folder / MANIFEST).write_text(json.dumps({**changed, "checksum": digest}))
+    with pytest.raises(BadCheckpoint) as caught:
+        load(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "3", "[" * 100_000, '{"format": []}'])
+def test_a_manifest_that_is_no_object_is_a_bad_checkpoint(tmp_path: Path, text: str) -> None:
+    folder = save(tmp_path, 1)
+    (folder / MANIFEST).write_text(text)
+    with pytest.raises(BadCheckpoint):
+        load(folder)
+
+
+def test_state_of_another_rule_is_a_bad_checkpoint(tmp_path: Path) -> None:
+    found = load(save(tmp_path, 1))
+    for tensors in ({"state.0": np.zeros(SIZE, np.float32)}, {}):
+        save_file(tensors, found.folder / STATE_FILE)
+        with pytest.raises(BadCheckpoint):
+            found.states()
+    wrong = {f"state.{index}": np.zeros(3, np.float32) for index in range(2)}
+    save_file(wrong, found.folder / STATE_FILE)
+    with pytest.raises(BadCheckpoint, match="another table"):
+        found.states()
 
 
 KILLING = """

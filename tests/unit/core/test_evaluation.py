@@ -8,6 +8,7 @@ import random
 from typing import Any
 
 from paramserver.evaluation import Evaluation, Judge
+from paramserver.runsave import load, save
 from paramserver.runstate import Phase, Tally
 from paramserver.runtable import RunTable
 from paramserver.spec import EarlyStopping, RunSpec, TableSpec
@@ -157,3 +158,18 @@ def test_a_driver_that_keeps_nothing_holds_the_run_for_a_deadline_only() -> None
     table.hear(ME, 10.1)
     table.tick(10.1)
     assert table.phase is Phase.TRAIN
+
+
+def test_a_run_that_stopped_early_has_stopped_in_its_next_life_too() -> None:
+    table = run_of(patience=3)
+    while not table.finished:
+        play(table, 1.0, 0.0)
+        if table.to_keep is not None:
+            table.kept(table.to_keep, 0.0)
+    state = json.loads(json.dumps(save(table, 0.0)))
+    again = RunTable(table.spec, 0.0)
+    load(again, state, state["steps"], 0.0)
+    assert again.phase is Phase.EVALUATE, "there is nothing to train"
+    longer = RunTable(table.spec.model_copy(update={"epochs": 60}), 0.0)
+    load(longer, state, state["steps"], 0.0)
+    assert longer.phase is Phase.TRAIN, "who asks for more gets more"

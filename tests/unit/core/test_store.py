@@ -268,6 +268,42 @@ def test_parts_that_wait_hold_no_memory_of_their_requests() -> None:
     assert (bench.weights() == -1).all()
 
 
+def test_a_clock_that_closed_on_some_slices_only_can_be_computed_again() -> None:
+    """A worker died with its part at one slice: who repeats it needs that slice as it was."""
+    bench = Bench(parts=2)
+    one = np.ones(SIZE, np.float32)
+
+    def pinned(clock: int) -> list[tuple[int, float]]:
+        versions = bench.store.pin(bench.slices, clock)
+        assert versions is not None
+        seen = [(version.clock, float(version.array[0])) for version in versions]
+        bench.store.unpin(bench.table, versions)
+        return seen
+
+    for clock in range(5):
+        before = -float(clock)
+        bench.finish(bench.stage(clock, 0, one))
+        first = bench.store.stage(
+            bench.table,
+            [(bench.slices[0], 0)],
+            one[: bench.slices[0].size],
+            bench.memory(),
+            worker=A,
+            clock=clock,
+            part=1,
+            examples=1,
+        )
+        bench.finish(first)
+        assert [held.clock for held in bench.slices] == [clock + 1, clock, clock]
+        assert pinned(clock) == [(clock, before)] * 3
+        again = bench.stage(clock, 1, one)
+        assert again.repeats == 1
+        bench.finish(again)
+        assert pinned(clock + 1) == [(clock + 1, before - 1)] * 3
+    kept = sum(len(arrays) for arrays in bench.table.spares._free.values())
+    assert kept == 0, "two versions of a slice and no more"
+
+
 def test_first_weights_are_set_once_and_must_be_finite() -> None:
     bench = Bench()
     held = bench.slices[0]
