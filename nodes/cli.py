@@ -12,7 +12,7 @@ from kernels.engine import open_engine
 from nodes import cli_model
 from nodes.recipe import SUFFIXES, load_recipe
 from nodes.training.progress import Progress, Show, open_progress
-from nodes.training.result import MODEL_FILE, Result
+from nodes.training.result import BEST_FILE, MODEL_FILE, Result
 from nodes.training.resume import recipe_of
 from nodes.training.role import WorkerRole
 from nodes.training.session import Session, fresh_run, recording
@@ -149,6 +149,13 @@ def _tell(result: Result) -> None:
     """Print a result for a person."""
     if result.accuracy is not None:
         print(f"test accuracy {result.accuracy:.4f}  test loss {result.test_loss or 0.0:.4f}")
+    elif result.test_loss is not None:
+        print(f"test loss {result.test_loss:.4f}")
+    if result.validation is not None and result.validation["best"] is not None:
+        best = result.validation["best"]
+        print(f"best validation: loss {best['loss']:.4f} after epoch {best['epoch']} ({BEST_FILE})")
+    if result.stopped_because is not None:
+        print(result.stopped_because)
     loss = f"{result.loss:.4f}" if result.loss is not None else "none"
     print(
         f"{result.status} after {result.epochs} epochs, {result.steps:,} steps, training loss {loss}"
@@ -160,6 +167,8 @@ def _tell(result: Result) -> None:
     if result.output is not None:
         model = Path(result.output) / MODEL_FILE
         print(f"model: {model}" if model.exists() else f"no model; output: {result.output}")
+        if result.status == "stopped" and result.checkpoint is not None:
+            print(f"go on with: node train --resume {result.output}")
 
 
 @app.command()

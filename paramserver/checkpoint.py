@@ -238,7 +238,8 @@ def load_latest(path: Path, warn: Callable[[str], None]) -> Checkpoint:
     found = _folders(parent) if parent.is_dir() else []
     if not found:
         raise BadCheckpoint(
-            f"{path} holds no checkpoint: give the folder of a run or of a checkpoint"
+            f"{path} holds no checkpoint: give the folder of a run that was saved (see "
+            "checkpoint.every), or of a checkpoint"
         )
     for folder in found:
         try:

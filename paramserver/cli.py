@@ -34,7 +34,7 @@ from paramserver.errors import (
     UserError,
 )
 from paramserver.launch.lifeline import read_handover
-from paramserver.launch.presence import newest
+from paramserver.launch.presence import the_run
 from paramserver.operate import Operator, operator
 from paramserver.peer import Peer
 
@@ -165,17 +165,25 @@ def doctor(
     raise SystemExit(run_loop(examine(device, print)))
 
 
+LocalRun = Annotated[
+    str | None, typer.Option("--run", help="The local run's name, where there are several.")
+]
 Secret = Annotated[Path | None, typer.Option(help="A file with the cluster's secret.")]
 
 
 @app.command()
 def checkpoint(
-    join: Join = None, secret_file: Secret = None, config: ConfigFile = None, set_: Sets = None
+    local: LocalRun = None,
+    join: Join = None,
+    secret_file: Secret = None,
+    config: ConfigFile = None,
+    set_: Sets = None,
 ) -> None:
-    """Have the run under way save a checkpoint; the newest local run unless --join is given."""
+    """Have the run under way save a checkpoint: the local one unless --join is given."""
 
     async def ask() -> str:
-        async with _operator(join, secret_file, config, set_) as run:
+        async with _operator(local, join, secret_file, config, set_) as run:
+            say(f"run {run.run}")
             return await run.checkpoint()
 
     print(run_loop(ask()))
@@ -184,6 +192,7 @@ def checkpoint(
 @app.command("set")
 def set_value(
     assignment: Annotated[str, typer.Argument(help="train.batch_size=N")],
+    local: LocalRun = None,
     join: Join = None,
     secret_file: Secret = None,
     config: ConfigFile = None,
@@ -200,7 +209,7 @@ def set_value(
         raise UserError(f"{assignment}: must be a whole number above 0")
 
     async def change() -> None:
-        async with _operator(join, secret_file, config, set_) as run:
+        async with _operator(local, join, secret_file, config, set_) as run:
             await run.set_batch_size(int(text))
             say(f"run {run.run}: {key} = {int(text)} from the next clock or lease on")
 
@@ -209,13 +218,17 @@ def set_value(
 
 @contextlib.asynccontextmanager
 async def _operator(
-    join: str | None, secret_file: Path | None, config: Path | None, sets: list[str] | None
+    local: str | None,
+    join: str | None,
+    secret_file: Path | None,
+    config: Path | None,
+    sets: list[str] | None,
 ) -> AsyncIterator[Operator]:
-    """Connect to the cluster at ``join``, or to the newest local run's."""
+    """Connect to the cluster at ``join``, or to that of the ``local`` run."""
     loaded = load_peer(config, sets, {"cluster.secret_file": secret_file})
     cluster = loaded.config.cluster
     if join is None:
-        here = newest()
+        here = the_run(local)
         address, name, secret = here.address, here.cluster, bytes.fromhex(here.secret)
     else:
         check_join(join)

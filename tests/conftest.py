@@ -181,6 +181,12 @@ def _awaiting(coroutine: object) -> list[str]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _own_state_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep the runs of tests apart from a person's: commands find local runs by their state folder."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _no_process_left_behind() -> Iterator[None]:
     """Fail the session if a process that it started outlives it, whoever is its parent by then."""
     yield

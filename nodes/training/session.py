@@ -29,7 +29,7 @@ from nodes.training.result import BEST_FILE, RESULT_FILE, Result
 from nodes.training.resume import read
 from paramserver.checkpoint import FOLDER, Checkpoint
 from paramserver.console import say
-from paramserver.errors import NotReady, ParamserverError, TryAgain, UserError
+from paramserver.errors import ConfigurationError, NotReady, ParamserverError, TryAgain, UserError
 
 RUNS = Path("runs")
 LOCK_FILE = ".lock"
@@ -103,6 +103,10 @@ class Session:
         if schema is not None:
             dataset = replace(dataset, schema=schema)
         model = Model.for_dataset(recipe.model, dataset)
+        if recipe.early_stopping.patience is not None and not len(dataset.validation_x):
+            raise ConfigurationError(
+                "early_stopping.patience: needs validation data: set data.validation, such as 0.1"
+            )
         self._plan = Plan(recipe, dataset, model, result.run)
         if self._checkpoint is not None:
             resume = read(self._checkpoint, self._plan, self.folder)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import platformdirs
 
-from paramserver.errors import NotReady
+from paramserver.errors import NotReady, UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Presence:
 
 @contextlib.contextmanager
 def announced(run: str, cluster: str, address: str, secret: bytes) -> Iterator[None]:
-    """Have a local run found by `newest` while the context is open.
+    """Have a local run found by `the_run` while the context is open.
 
     Where the file cannot be written the run goes on without.
     """
@@ -58,11 +58,12 @@ def announced(run: str, cluster: str, address: str, secret: bytes) -> Iterator[N
                 path.unlink()
 
 
-def newest() -> Presence:
-    """Return the local run that was started last and still lives; forget those that do not.
+def the_run(name: str | None) -> Presence:
+    """Return the local run of this name, or the only one; forget those that do not live any more.
 
     Raises:
         NotReady: there is none.
+        UserError: there are several, and no name.
     """
     found: list[Presence] = []
     with contextlib.suppress(OSError):
@@ -77,9 +78,15 @@ def newest() -> Presence:
                     path.unlink()
                 continue
             found.append(presence)
-    if not found:
-        raise NotReady("no local run is under way: give --join host:port of a cluster's peer")
-    return max(found, key=lambda one: one.started)
+    names = ", ".join(sorted(one.run for one in found))
+    wanted = [one for one in found if name in (None, one.run)]
+    if len(wanted) > 1:
+        raise UserError(f"several local runs are under way: name one with --run: {names}")
+    if not wanted:
+        here = f"no local run {name} is under way" if name else "no local run is under way"
+        others = f"; there are {names}" if found else ""
+        raise NotReady(f"{here}{others}: give --join host:port for a run of another cluster")
+    return wanted[0]
 
 
 def _folder() -> Path:
