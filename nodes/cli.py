@@ -154,7 +154,7 @@ def _tell(result: Result) -> None:
     if result.validation is not None and result.validation["best"] is not None:
         best = result.validation["best"]
         print(f"best validation: loss {best['loss']:.4f} after epoch {best['epoch']} ({BEST_FILE})")
-    if result.stopped_because is not None:
+    if result.stopped_because is not None and result.status == "done":
         print(result.stopped_because)
     loss = f"{result.loss:.4f}" if result.loss is not None else "none"
     print(

@@ -184,7 +184,10 @@ def test_a_terminal_shows_the_run_to_its_end(tmp_path: Path) -> None:
     frame = [" ".join(line.split()[:2]) for line in lines[start + 1 : start + 4]]
     assert frame == ["stopped in", f"loss {lines[start + 2].split()[1]}", "1 worker,"]
     assert lines[start + 4].startswith("stopped after ")
-    assert lines[-1] == "model: out/model.safetensors"
+    assert lines[-2:] == [
+        "model: out/model.safetensors",
+        "go on with: node train --resume out",
+    ]
     assert "\x1b[?25l" not in raw, "the cursor is never hidden, so it cannot stay so"
     events = [json.loads(line) for line in (tmp_path / "out/events.jsonl").read_text().splitlines()]
     epochs = [one["epoch"] for one in events if one["kind"] == "epoch"]
