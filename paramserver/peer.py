@@ -309,7 +309,7 @@ class Peer:
             self._run = None
             self._run_task = None
         if mine is not None and self._run is None:
-            spec = await self.run_spec(mine.name)
+            spec = await self.run_spec(mine)
             if spec is None:
                 return
             self._run = RunService(spec, self.links, self.view)
@@ -317,10 +317,15 @@ class Peer:
             self._run_task = group.create_task(self._run.run())
             log.info("serving the run table of %s", spec.name)
 
-    async def run_spec(self, name: str) -> RunSpec | None:
-        """Return what the coordinator knows of a run, None where nothing."""
-        config = await self.coordinator.get_config(name)
-        return RunSpec.model_validate(config) if config is not None else None
+    async def run_spec(self, run: RunEntry) -> RunSpec | None:
+        """Return what was asked for with the run that a map names.
+
+        None where the coordinator knows nothing of it, or already its next attempt: another map is
+        on its way, and this one's tables are about to go.
+        """
+        config = await self.coordinator.get_config(run.name)
+        spec = RunSpec.model_validate(config) if config is not None else None
+        return spec if spec is not None and spec.attempt == run.attempt else None
 
     async def wait_for_run(self, other_than: tuple[str, int] | None) -> RunEntry:
         """Wait until the map names a run other than this (name, attempt), and return it."""

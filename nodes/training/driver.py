@@ -71,21 +71,24 @@ class Driver:
         self._client = CutClient(
             peer.links, peer.maps, spec.table_name, peer.me, deadline=spec.deadline
         )
-        self._checkpointer = Checkpointer(
-            self._spec,
-            peer.links,
-            self._client,
-            lambda: peer.run_address(spec.name),
-            output / FOLDER,
-            self._write_model,
-            keep=plan.recipe.checkpoint.keep,
-        )
+        self._checkpointer = self._new_checkpointer()
         self._best_kept: int | None = None
         self._saving: asyncio.Task[None] | None = None
         self._saved = time.monotonic()
 
     def __repr__(self) -> str:
         return f"<Driver of {self._spec.name}>"
+
+    def _new_checkpointer(self) -> Checkpointer:
+        return Checkpointer(
+            self._spec,
+            self._peer.links,
+            self._client,
+            lambda: self._peer.run_address(self._spec.name),
+            self._output / FOLDER,
+            self._write_model,
+            keep=self._plan.recipe.checkpoint.keep,
+        )
 
     def stop(self, reason: str) -> None:
         """End the run in good order; the next word to the run table says so."""
@@ -125,6 +128,10 @@ class Driver:
             here = coordinator.members.current.get(driver[0]) if driver else None
             if driver and here is not None and here.incarnation == driver[1]:
                 raise UserError(f"run {self._spec.name} goes on under {driver[0]}: stop it there")
+            # A life that died before its first checkpoint may stand in the cluster, half restored.
+            attempt = max(self._spec.attempt, before["attempt"] + 1)
+            self._spec = self._spec.model_copy(update={"attempt": attempt})
+            self._checkpointer = self._new_checkpointer()
         await coordinator.drop_outcome(self._spec.name)
         await coordinator.put_config(self._spec.name, self._spec.model_dump(mode="json"))
 

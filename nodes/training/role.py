@@ -92,7 +92,7 @@ class WorkerRole:
                 run = await peer.wait_for_run(other_than=done)
                 if self._leaving:
                     return
-                spec = await peer.run_spec(run.name)
+                spec = await peer.run_spec(run)
                 if spec is not None:
                     try:
                         await self._work(peer, spec)

@@ -99,3 +99,26 @@ async def test_a_finished_run_goes_on_for_more_epochs(tmp_path: Path) -> None:
     assert result.epochs == 2
     assert result.steps == straight.steps == 2 * done.steps
     assert digest(weights) == digest(expected)
+
+
+async def test_a_life_that_died_in_the_cluster_before_its_first_checkpoint_is_set_aside(
+    tmp_path: Path,
+) -> None:
+    recipe = recipe_of(train__epochs=2, train__parts=2)
+    whole, weights, made = await some_checkpoints(recipe, tmp_path / "1")
+    longer = recipe_of(train__epochs=4, train__parts=2)
+    _, expected = await train(longer, tmp_path / "2", shards=1, workers=1, device="auto")
+    plan = plan_of(longer)
+    resume = read(made[-1], plan, tmp_path / "3")
+    plan = replace(plan, run=whole.run, resume=resume)
+    spec = plan.spec(workers=2, min_workers=2, min_shards=1)
+    async with cluster(shards=1, workers=2, device="auto") as running:
+        dead = spec.model_copy(update={"driver": ("dead", 1)})
+        host = running.host
+        await host.coordinator.put_config(dead.name, dead.model_dump(mode="json"))
+        assert await host.view.changes.until(lambda: host.view.map.run is not None, 5.0)
+        result, again = await running.train(plan, spec, tmp_path / "3", lambda _: None)
+        assert (result.status, result.epochs) == ("done", 4)
+    assert digest(again) == digest(expected)
+    assert digest(again) != digest(weights)
+    assert load(Path(str(result.checkpoint))).spec.attempt == dead.attempt + 1
