@@ -47,7 +47,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "deadline(seconds): what each phase of this test may take")
     seed: int | None = config.getoption("--seed")
-    config.stash[SEED] = secrets.randbits(32) if seed is None else seed
+    config.stash[SEED] = config.option.seed = secrets.randbits(32) if seed is None else seed
     # Capturing is suspended here, so this is the terminal's stderr and stays it.
     config.stash[STDERR] = os.dup(2)
     os.environ[SESSION_VARIABLE] = f"{os.getpid()}-{secrets.token_hex(8)}"

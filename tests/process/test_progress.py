@@ -21,6 +21,7 @@ from tests.support.process import Running, environment, gone
 
 pytestmark = pytest.mark.usefixtures("no_orphans")
 
+SIZE = ("COLUMNS", "LINES")  # where they are set, a program asks the terminal for nothing
 TOKENS = re.compile(r"\x1b\[([?\d;]*)([A-Za-z])|([\r\n])|([^\x1b\r\n])", re.DOTALL)
 
 
@@ -97,10 +98,11 @@ class InTerminal(Running):
         self.screen = Screen(columns)
         self.raw = ""
         self._resize(columns)
+        variables = environment(TERM="xterm-256color")
         self.process = subprocess.Popen(
             [sys.executable, "-m", *arguments],
             cwd=cwd,
-            env={**environment(), "TERM": "xterm-256color"},
+            env={name: value for name, value in variables.items() if name not in SIZE},
             preexec_fn=lambda: os.login_tty(theirs),
         )
         os.close(theirs)

@@ -263,7 +263,7 @@ def test_test_runs_every_stage_and_leaves_the_long_ones_out(copy: Copy) -> None:
     assert status == 0
     stages = [line for line in out.splitlines() if line in {"ruff", "mypy", "lint-imports", "tool"}]
     assert stages == ["ruff", "ruff", "mypy", "lint-imports", "tool"]
-    assert "<-m><pytest><-m><not long><tests/unit><-k><a or b>" in out
+    assert "<worksteal><-m><not long><tests/unit><-k><a or b>" in out
     assert copy.record == ["venv", f"pip {copy.root}[test]"]
     # What the tests need includes what a run needs.
     assert copy.call("run")[0] == 0
@@ -272,7 +272,7 @@ def test_test_runs_every_stage_and_leaves_the_long_ones_out(copy: Copy) -> None:
 
 def test_test_takes_all_with_the_long_ones(copy: Copy) -> None:
     _, out, _ = copy.call("test", "-x", "--all")
-    assert "<-m><pytest><-x>" in out
+    assert "<worksteal><-x>" in out
 
 
 def test_test_stops_at_the_first_failing_stage(copy: Copy) -> None:
