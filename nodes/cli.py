@@ -42,6 +42,7 @@ from paramserver.console import (
 from paramserver.errors import TryAgain, UserError
 from paramserver.launch.lifeline import read_handover
 from paramserver.peer import Peer
+from paramserver.phrases import counted
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -158,11 +159,12 @@ def _tell(result: Result) -> None:
         print(result.stopped_because)
     loss = f"{result.loss:.4f}" if result.loss is not None else "none"
     print(
-        f"{result.status} after {result.epochs} epochs, {result.steps:,} steps, training loss {loss}"
+        f"{result.status} after {counted(result.epochs, 'epoch')}, {counted(result.steps, 'step')}, "
+        f"training loss {loss}"
     )
     print(
         f"{result.seconds:.1f} s of training, {result.samples_per_second:,.0f} examples/s "
-        f"on {result.peers} peers ({result.device})"
+        f"on {counted(result.peers, 'peer')} ({result.device})"
     )
     if result.output is not None:
         model = Path(result.output) / MODEL_FILE

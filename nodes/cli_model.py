@@ -27,6 +27,7 @@ from nodes.trained import TrainedModel, load
 from nodes.training.result import write_whole
 from paramserver.console import say
 from paramserver.errors import UserError
+from paramserver.phrases import counted
 
 Floats = npt.NDArray[np.float32]
 
@@ -81,7 +82,7 @@ def evaluate(
         own = _own_data(trained, data_root)
         answers, what = own.test_y, f"the test rows of {own.name}"
     with _opened(device, trained) as (forward, name):
-        say(f"evaluating {trained!r} on {len(answers):,} rows: {what}")
+        say(f"evaluating {trained!r} on {counted(len(answers), 'row')}: {what}")
         if rows is not None:
             outputs = trained.outputs(rows.x, forward)
         else:
@@ -124,7 +125,7 @@ def predict(
     trained = load(model)
     x = read_features(data, trained.schema, _columns(trained, label, header))
     with _opened(device, trained) as (forward, _):
-        say(f"predicting {len(x):,} rows of {data} with {trained!r}")
+        say(f"predicting {counted(len(x), 'row')} of {data} with {trained!r}")
         found = trained.finish(trained.outputs(x, forward))
     if output is None:
         for text in _lines(trained, found):

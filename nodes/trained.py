@@ -19,6 +19,7 @@ from nodes.models.file import Saved, unpack
 from nodes.models.forward import ROWS, Forward, HostForward
 from nodes.models.model import Model
 from nodes.training.result import MODEL_FILE
+from paramserver.phrases import counted
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -55,10 +56,10 @@ class TrainedModel:
         self._recipe = saved.recipe
 
     def __repr__(self) -> str:
-        what = "classes" if self.schema.task == "classification" else "targets"
+        what = ("class", "classes") if self.schema.task == "classification" else ("target",)
         return (
-            f"<TrainedModel {self.path}: {self.schema.features} features, {self.schema.outputs} "
-            f"{what}, {self.model.size} parameters>"
+            f"<TrainedModel {self.path}: {counted(self.schema.features, 'feature')}, "
+            f"{counted(self.schema.outputs, *what)}, {counted(self.model.size, 'parameter')}>"
         )
 
     @property

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from paramserver.phrases import counted
 from paramserver.runstate import Tally
 from paramserver.spec import EarlyStopping
 from paramserver.types import Span
@@ -72,6 +73,7 @@ class Judge:
         self.best: dict[str, Any] | None = None
         self.last: dict[str, Any] | None = None
         self._since = 0
+        self._before = self.save()
 
     def __repr__(self) -> str:
         return f"<Judge: best {self.best}, {self._since} epochs since>"
@@ -91,6 +93,7 @@ class Judge:
 
         An improvement is one by more than ``threshold``.
         """
+        self._before = self.save()
         self.last = {
             "epoch": epoch,
             "steps": steps,
@@ -105,9 +108,10 @@ class Judge:
         if patience is None or self._since < patience:
             return None
         assert self.best is not None
+        epochs = counted(self._since, "epoch")
         return (
             f"early stopping: validation {self._rule.metric} not better by more than "
-            f"{self._rule.threshold:g} for {self._since} epochs, since epoch {self.best['epoch']}"
+            f"{self._rule.threshold:g} for {epochs}, since epoch {self.best['epoch']}"
         )
 
     def _improves(self, found: Mapping[str, Any]) -> bool:
@@ -122,8 +126,13 @@ class Judge:
         """Return all of it as JSON-able values, for `load`."""
         return {"best": self.best, "last": self.last, "since": self._since}
 
+    def save_before_last(self) -> dict[str, Any]:
+        """Return what `save` did before the last validation: who loads that judges it again."""
+        return self._before
+
     def load(self, values: Mapping[str, Any]) -> None:
         """Take over what `save` saw."""
         self.best = dict(values["best"]) if values["best"] is not None else None
         self.last = dict(values["last"]) if values["last"] is not None else None
         self._since = int(values["since"])
+        self._before = self.save()

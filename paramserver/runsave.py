@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 from paramserver.clocks import Histogram
 from paramserver.errors import BadCheckpoint
 from paramserver.runstate import Tally
+from paramserver.spec import RunSpec
 
 if TYPE_CHECKING:
     from paramserver.runtable import RunTable
 
-FORMAT = 1
+FORMAT = 2
 
 
 def save(table: RunTable, now: float) -> dict[str, Any]:
@@ -40,8 +41,9 @@ def save(table: RunTable, now: float) -> dict[str, Any]:
         "last_epoch": _tally(table.last_epoch),
         "epoch_tally": _tally(table.epoch_tally),
         "lending": table.lending.save(table.lent()),
-        "judge": table.judge.save(),
-        "epochs_wanted": table.spec.epochs,
+        # Best weights that are not kept yet are found again by the next life.
+        "judge": table.judge.save() if table.to_keep is None else table.judge.save_before_last(),
+        "until": until(table.spec),
         "ending": table.ending,
         "seconds": table.seconds(now),
         "longest_pause": table.longest_pause,
@@ -92,13 +94,16 @@ def _load(table: RunTable, state: Mapping[str, Any], updates: int) -> None:
     table.epoch_tally = Tally(*state["epoch_tally"])
     table.lending.load(state["lending"])
     table.judge.load(state["judge"])
-    if (
-        state["epochs_wanted"] == table.spec.epochs
-    ):  # asked for more, a run that stopped early goes on
+    if state["until"] == until(table.spec):  # asked for more, a run that stopped early goes on
         table.ending = state["ending"]
     table.longest_pause = float(state["longest_pause"])
     again = (updates - table.steps) * table.stride if ours[0] != "bsp" else 0
     table.repeated_examples = max(int(state["repeated_examples"]), again)
+
+
+def until(spec: RunSpec) -> dict[str, Any]:
+    """Return what decides how long a run trains."""
+    return {"epochs": spec.epochs, "early_stopping": spec.early_stopping.model_dump()}
 
 
 def _tally(tally: Tally) -> list[float]:

@@ -421,6 +421,7 @@ class RunTable:
         self.started = now - seconds
         self._last_step = now
         self.serial += 1
+        self._watch_time(now)
         if self._validates and self.epochs_done > self.judge.judged:
             self._validate(now)
         else:
@@ -695,6 +696,9 @@ class RunTable:
         self.steps += 1
         self.longest_pause = max(self.longest_pause, now - self._last_step)
         self._last_step = now
+        self._watch_time(now)
+
+    def _watch_time(self, now: float) -> None:
         limit = self.spec.early_stopping.seconds
         if limit is not None and self.ending is None and self.seconds(now) >= limit:
             self.ending = f"early stopping: {limit:g} s of training are over"

@@ -50,6 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[SEED] = config.option.seed = secrets.randbits(32) if seed is None else seed
     # Capturing is suspended here, so this is the terminal's stderr and stays it.
     config.stash[STDERR] = os.dup(2)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has every process ignore it
     os.environ[SESSION_VARIABLE] = f"{os.getpid()}-{secrets.token_hex(8)}"
 
 

@@ -12,6 +12,7 @@ import xxhash
 from nodes.data.config import Task
 from nodes.data.schema import Schema
 from nodes.data.transform import Floats, Transform
+from paramserver.phrases import counted
 
 Features = npt.NDArray[np.float32] | npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int32] | npt.NDArray[np.float32]
@@ -39,14 +40,14 @@ class Dataset:
     test_y: Labels
 
     def __repr__(self) -> str:
-        what = "classes" if self.task == "classification" else "targets"
+        what = ("class", "classes") if self.task == "classification" else ("target",)
         held = f"{len(self.test_x)} test rows"
         if len(self.validation_x):
             held = f"{len(self.validation_x)} validation and {held}"
         between = ", " if len(self.validation_x) else " and "
         return (
             f"<Dataset {self.name}: {len(self.train_x)} training{between}{held}, "
-            f"{self.features} features, {self.outputs} {what}>"
+            f"{counted(self.features, 'feature')}, {counted(self.outputs, *what)}>"
         )
 
     @property

@@ -27,12 +27,13 @@ class LayerConfig(Section):
 class ModelConfig(Section):
     """A network of dense layers.
 
-    ``loss`` is cross_entropy (which applies softmax itself) or mean_squared. ``init`` draws weights
-    uniformly with the variance of Glorot and Bengio (2010) or of He et al. (2015); biases are zero.
+    ``loss`` is cross_entropy (which applies softmax itself) in a classification and mean_squared in
+    a regression, and need not be given. ``init`` draws weights uniformly with the variance of Glorot
+    and Bengio (2010) or of He et al. (2015); biases are zero.
     """
 
     layers: Annotated[tuple[LayerConfig, ...], Strict(False), Field(min_length=1, max_length=256)]
-    loss: Loss = "cross_entropy"
+    loss: Loss | None = None
     init: Init = "glorot"
 
     @model_validator(mode="after")
@@ -44,10 +45,9 @@ class ModelConfig(Section):
                 )
         last = len(self.layers) - 1
         if self.layers[last].activation not in (None, "identity"):
-            why = (
-                "cross_entropy applies softmax itself"
-                if self.loss == "cross_entropy"
-                else ("mean_squared compares plain numbers")
+            raise fault(
+                f"layers.{last}.activation",
+                "must be left out in the last layer: the loss takes plain numbers (cross_entropy "
+                "applies softmax itself)",
             )
-            raise fault(f"layers.{last}.activation", f"must be left out in the last layer: {why}")
         return self

@@ -46,7 +46,7 @@ class Model:
     [units], in the order and size of the cluster's table.
 
     Args:
-        config: the recipe's ``model`` section.
+        config: the recipe's ``model`` section; ``loss`` is cross_entropy where it says none.
         inputs: features of one example.
         outputs: classes or targets; the last layer has as many units.
 
@@ -56,6 +56,7 @@ class Model:
 
     def __init__(self, config: ModelConfig, inputs: int, outputs: int) -> None:
         self.config = config
+        self.loss: Loss = config.loss or "cross_entropy"
         self.inputs = inputs
         self.outputs = outputs
         last = len(config.layers) - 1
@@ -63,7 +64,7 @@ class Model:
         if wanted not in (None, outputs):
             raise ModelError(
                 f"model.layers.{last}.units: is {wanted}, but the data has {outputs} "
-                f"{'classes' if config.loss == 'cross_entropy' else 'targets'}: leave it out, or "
+                f"{'classes' if self.loss == 'cross_entropy' else 'targets'}: leave it out, or "
                 f"set it to {outputs}"
             )
         layers: list[Layer] = []
@@ -88,17 +89,13 @@ class Model:
     def for_dataset(cls, config: ModelConfig, dataset: Dataset) -> Model:
         """Build the model for a data set; raise ModelError where the loss is not for its task."""
         wanted: Loss = "cross_entropy" if dataset.task == "classification" else "mean_squared"
-        if config.loss != wanted:
+        if config.loss not in (None, wanted):
             raise ModelError(
-                f'model.loss: is "{config.loss}", but a {dataset.task} needs "{wanted}": change '
-                "it, or data.task"
+                f'model.loss: is "{config.loss}", but a {dataset.task} needs "{wanted}": leave '
+                "it out, or change data.task"
             )
+        config = config.model_copy(update={"loss": wanted})
         return cls(config, dataset.features, dataset.outputs)
-
-    @property
-    def loss(self) -> Loss:
-        """The loss that is minimised."""
-        return self.config.loss
 
     @property
     def layout(self) -> tuple[Tensor, ...]:

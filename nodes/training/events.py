@@ -11,7 +11,7 @@ Every event has ``time`` (Unix seconds), ``kind``, ``attempt``, ``step``, ``epoc
 - ``phase``: ``phase`` began: initialise, train, validate, evaluate or finished.
 - ``lost``: the worker ``name`` was dropped, with the ``reason``.
 - ``end``: the run's end, with ``status``, ``error``, ``stopped_because``, ``test_loss``,
-  ``test_accuracy`` and ``seconds`` of training; loss is the last epoch's.
+  ``test_accuracy`` and ``seconds`` of training; loss and accuracy are the latest.
 """
 
 from __future__ import annotations
@@ -107,7 +107,6 @@ class EventLog:
             status=result.status,
             error=result.error,
             stopped_because=result.stopped_because,
-            loss=result.loss,
             test_loss=result.test_loss,
             test_accuracy=result.accuracy,
             seconds=result.seconds,

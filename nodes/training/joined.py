@@ -12,6 +12,7 @@ from paramserver.config import ClusterConfig, PeerConfig, StatusConfig
 from paramserver.console import new_identity, read_secret, say
 from paramserver.errors import NotReady
 from paramserver.peer import Peer
+from paramserver.phrases import counted
 from paramserver.waiting import Changes
 
 
@@ -55,14 +56,14 @@ async def train_joined(
         changes = Changes()
         peer.coordinator.subscribe(changes.notify)
         if not enough():
-            say(
-                f"waiting for {cluster.min_workers} workers and a shard; {there()} workers are here"
-            )
+            needed = counted(cluster.min_workers, "worker")
+            say(f"waiting for {needed} and a shard; {counted(there(), 'worker')} so far")
         if not await changes.until(enough, spec.lost_after):
+            here = counted(len(members.current), "member")
             raise NotReady(
-                f"the cluster at {join} has {there()} workers and {len(members.current)} members "
-                f"after {spec.lost_after:g} s; the run needs {cluster.min_workers} workers and a "
-                "shard: start them with `node start --join` and `paramserver start --join`"
+                f"the cluster at {join} has {counted(there(), 'worker')} and {here} after "
+                f"{spec.lost_after:g} s; the run needs {needed} and a shard: "
+                "start them with `node start --join` and `paramserver start --join`"
             )
         spec = plan.spec(workers=there(), min_workers=cluster.min_workers, min_shards=1)
         result.peers = sum(bool(member.roles) for member in members.current.values())

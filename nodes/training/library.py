@@ -29,6 +29,7 @@ from paramserver.config import TrainConfig
 from paramserver.configfile import COMMAND_LINE
 from paramserver.console import hushed, run_loop
 from paramserver.errors import ConfigurationError, NotReady, TryAgain, UserError
+from paramserver.phrases import counted
 
 SHORT = {
     "device": "device.select",
@@ -44,7 +45,8 @@ class Trained(Result):
 
     def __repr__(self) -> str:
         accuracy = f", accuracy {self.accuracy:.4f}" if self.accuracy is not None else ""
-        return f"<Trained {self.run}: {self.status}, {self.epochs} epochs{accuracy}, {self.output}>"
+        epochs = counted(self.epochs, "epoch")
+        return f"<Trained {self.run}: {self.status} after {epochs}{accuracy}, {self.output}>"
 
     @cached_property
     def model(self) -> TrainedModel:

@@ -6,7 +6,7 @@ import secrets
 import time
 from dataclasses import dataclass
 
-from nodes.data import Dataset
+from nodes.data import Dataset, Schema
 from nodes.models import Model
 from nodes.recipe import Recipe
 from paramserver.checkpoint import Checkpoint, TableState
@@ -18,10 +18,14 @@ ADDED = Rule(name="sgd", rate=1.0)
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """A checkpoint to go on from as this attempt, with its weights and rule state in memory."""
+    """A checkpoint to go on from as this attempt, with its weights and rule state in memory.
+
+    ``schema`` is what its model knows of the data; arrays given in memory say less.
+    """
 
     checkpoint: Checkpoint
     table: TableState
+    schema: Schema
     attempt: int
 
 
@@ -45,7 +49,15 @@ class Plan:
         if self.resume is None:
             return spec
         old = self.resume.checkpoint.spec
-        new = ("epochs", "min_workers", "min_shards", "deadline", "lost_after", "recipe")
+        new = (
+            "epochs",
+            "early_stopping",
+            "min_workers",
+            "min_shards",
+            "deadline",
+            "lost_after",
+            "recipe",
+        )
         return old.model_copy(
             update={
                 **{key: getattr(spec, key) for key in new},

@@ -11,6 +11,7 @@ from typing import Any
 
 from nodes.training.result import Result
 from paramserver.console import say
+from paramserver.phrases import counted
 
 PERIOD = 2.0
 WIDTH = 80
@@ -133,8 +134,7 @@ def number(value: float | None) -> str:
 
 def workers(state: State) -> str:
     """Return how many workers there are, as text."""
-    count = len(state["workers"])
-    return f"{count} worker" if count == 1 else f"{count} workers"
+    return counted(len(state["workers"]), "worker")
 
 
 def epoch(state: State) -> str:

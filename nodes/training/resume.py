@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
-
+from nodes.errors import ModelError
 from nodes.models import Model
+from nodes.models.file import Saved, unpack
 from nodes.recipe import ALIASES, Recipe, absolute
 from nodes.training.plan import Plan, Resume
 from paramserver.checkpoint import (
@@ -23,11 +22,12 @@ from paramserver.checkpoint import (
 )
 from paramserver.configfile import load
 from paramserver.errors import BadCheckpoint, ConfigurationError
-from paramserver.store import Floats, aligned
+from paramserver.store import aligned
 
 TOPOLOGY = ("peers", "shards", "workers")
 MAY_CHANGE = re.compile(
-    r"cluster\.|device\.|status\.|checkpoint\.|train\.epochs$|data\.(root|path|\w+_path)$"
+    r"(cluster|device|status|checkpoint|early_stopping)\."
+    r"|train\.epochs$|data\.(root|path|\w+_path)$"
 )
 
 
@@ -51,19 +51,18 @@ def read(checkpoint: Checkpoint, plan: Plan, output: Path) -> Resume:
             f"checkpoint {checkpoint.folder}: the run trained on other data (fingerprint "
             f"{spec.data_fingerprint}, here {fingerprint}): give it the same data"
         )
-    state = TableState(
-        _weights(checkpoint.folder / MODEL_FILE, plan.model),
-        checkpoint.states(),
-        checkpoint.versions,
-    )
-    return Resume(checkpoint, state, next_attempt(output / FOLDER, checkpoint))
+    saved = _saved(checkpoint.folder / MODEL_FILE, plan.model)
+    weights = aligned(plan.model.size)
+    weights[:] = saved.weights
+    state = TableState(weights, checkpoint.states(), checkpoint.versions)
+    return Resume(checkpoint, state, saved.schema, next_attempt(output / FOLDER, checkpoint))
 
 
 def recipe_of(checkpoint: Checkpoint, sets: Sequence[str], flags: Mapping[str, Any]) -> Recipe:
     """Return the recipe of a checkpoint's run under the command line and the environment.
 
     Only what says where and how long may differ from the run's: the cluster, the device, paths of
-    the data, ``train.epochs``, and what is shown and saved.
+    the data, ``train.epochs``, when to stop early, and what is shown and saved.
 
     Raises:
         ConfigurationError: one line for each key that may not.
@@ -102,12 +101,16 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _weights(path: Path, model: Model) -> Floats:
+def _saved(path: Path, model: Model) -> Saved:
+    """Read the model's file of a checkpoint.
+
+    Raises:
+        BadCheckpoint: it does not hold the recipe's model.
+    """
     try:
-        tensors = load_file(path)
-        weights = aligned(model.size)
-        for one in model.layout:
-            weights[one.offset : one.offset + one.size] = tensors[one.name].reshape(-1)
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise BadCheckpoint(f"{path} does not hold the recipe's model: {error}") from error
-    return weights
+        saved = unpack(path)
+    except ModelError as error:
+        raise BadCheckpoint(str(error)) from error
+    if saved.model.layout != model.layout:
+        raise BadCheckpoint(f"{path}: its layers are not those of the recipe's model")
+    return saved

@@ -30,6 +30,7 @@ from nodes.training.resume import read
 from paramserver.checkpoint import FOLDER, Checkpoint
 from paramserver.console import say
 from paramserver.errors import ConfigurationError, NotReady, ParamserverError, TryAgain, UserError
+from paramserver.phrases import counted
 
 RUNS = Path("runs")
 LOCK_FILE = ".lock"
@@ -110,6 +111,7 @@ class Session:
         self._plan = Plan(recipe, dataset, model, result.run)
         if self._checkpoint is not None:
             resume = read(self._checkpoint, self._plan, self.folder)
+            dataset = replace(dataset, schema=resume.schema)
             self._plan = Plan(recipe, dataset, model, result.run, resume)
             say(f"going on from {self._checkpoint.folder}")
         own = folder_of("", self._checkpoint) if self._checkpoint is not None else None
@@ -123,8 +125,8 @@ class Session:
             shutil.copyfile(own / BEST_FILE, self.folder / BEST_FILE)  # it may stay the best
         say(repr(dataset))
         say(
-            f"run {result.run}: {model.size:,} parameters, {recipe.consistency}, "
-            f"{recipe.train.epochs} epochs"
+            f"run {result.run}: {counted(model.size, 'parameter')}, {recipe.consistency}, "
+            f"{counted(recipe.train.epochs, 'epoch')}"
         )
 
     async def run(self, progress: Progress) -> None:

@@ -77,7 +77,7 @@ def test_a_program_trains_in_its_loop_and_with_its_data(tmp_path: Path) -> None:
     found = json.loads(done.stdout)
     digits, own, iris = found["results"]
     assert [one["status"] for one in found["results"]] == ["done"] * 3
-    assert found["shown"].startswith(f"<Trained {digits['run']}: done, 2 epochs, accuracy 0.")
+    assert found["shown"].startswith(f"<Trained {digits['run']}: done after 2 epochs, accuracy 0.")
     assert digits == json.loads((tmp_path / digits["output"] / "result.json").read_text())
     assert (own["output"], own["examples"], own["peers"]) == ("own", 9 * 240, 1)
     assert set(np.load(tmp_path / "own" / "data.npz")) == {"x", "y"}

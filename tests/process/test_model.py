@@ -143,3 +143,33 @@ def test_a_closed_or_full_stdout_leaves_no_traceback(
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
     assert says is None or says in done.stderr
+
+
+def test_a_regression_from_a_file_to_predictions(tmp_path: Path) -> None:
+    chance = np.random.default_rng(1)
+    points = chance.uniform(-3, 3, (400, 2))
+    plane = 2 * points[:, 0] - 3 * points[:, 1] + 1
+    rows = np.column_stack([points, plane])
+    np.savetxt(tmp_path / "plane.csv", rows, "%.6f", ",", header="a,b,y", comments="")
+    recipe = """
+        model = { layers = [{ units = 16 }, {}] }
+        data = { path = "plane.csv", label = "y", task = "regression" }
+        train = { epochs = 40, batch_size = 32, rule = "adam", rate = 0.01 }
+    """
+    (tmp_path / "plane.toml").write_text(recipe)
+    done = run("nodes", "train", "plane.toml", "--json", "--output", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["accuracy"] is None
+    assert result["test_loss"] < 0.5  # the variance of y is 39
+    done = run("nodes", "evaluate", "run", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads(done.stdout)
+    assert (metrics["rows"], metrics["loss"]) == (80, pytest.approx(result["test_loss"], rel=1e-5))
+    assert metrics["r2"] > 0.98
+    (tmp_path / "new.csv").write_text("a,b\n1,1\n0,0\n")
+    done = run("nodes", "predict", "run", "new.csv", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    header, *found = done.stdout.split()
+    assert header == "y"
+    np.testing.assert_allclose([float(value) for value in found], [0, 1], atol=1.0)

@@ -173,3 +173,24 @@ def test_a_run_that_stopped_early_has_stopped_in_its_next_life_too() -> None:
     longer = RunTable(table.spec.model_copy(update={"epochs": 60}), 0.0)
     load(longer, state, state["steps"], 0.0)
     assert longer.phase is Phase.TRAIN, "who asks for more gets more"
+    state["seconds"] = 5.0
+    timed = table.spec.model_copy(update={"early_stopping": EarlyStopping(seconds=5.0)})
+    late = RunTable(timed, 0.0)
+    load(late, state, state["steps"], 0.0)
+    assert late.phase is Phase.EVALUATE, "not one step more"
+    assert late.stopped_because == "early stopping: 5 s of training are over"
+
+
+def test_best_weights_that_were_not_kept_yet_are_found_again_by_the_next_life() -> None:
+    table = run_of(patience=3)
+    while table.to_keep is None:
+        play(table, 1.0, 0.0)
+    again = RunTable(table.spec, 0.0)
+    load(again, json.loads(json.dumps(save(table, 0.0))), table.steps, 0.0)
+    assert again.phase is Phase.VALIDATE
+    tell(again, 0.0)
+    while again.to_keep is None:
+        play(again, 1.0, 0.0)
+    assert again.judge.save() == table.judge.save()
+    again.kept(again.to_keep, 0.0)
+    assert again.phase is Phase.TRAIN
