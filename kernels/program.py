@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 import time
 import warnings
@@ -249,12 +250,21 @@ def _lock(descriptor: int, path: Path) -> None:
 
 
 def cache_folder() -> Path:
-    """Return the folder for locks in the user's cache, or in the temporary folder without one."""
+    """Return the folder for locks in the user's cache, or in the temporary folder without one.
+
+    Raises:
+        DeviceError: others may write to the temporary folder's, so what it holds proves nothing.
+    """
     base = os.environ.get("XDG_CACHE_HOME")
     folder = (Path(base) if base else Path.home() / ".cache") / "paramserver" / "kernels"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
         folder = Path(tempfile.gettempdir()) / f"paramserver-kernels-{os.getuid()}"
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+            raise DeviceError(
+                f"{folder} is not a folder of your own: remove it, or set XDG_CACHE_HOME to one that is"
+            ) from None
     return folder

@@ -34,11 +34,14 @@ WORDS: dict[str, tuple[Mode, Consistency]] = {
     "hogwild": ("gradient", "asp"),
     "iterative_reduce": ("average", "bsp"),
 }
+MODES = (*get_args(Mode), *WORDS)
 
 
 def _mode(value: object) -> object:
     if value in NOT_BUILT:
-        raise ValueError(f'"{value}" is not built yet: use {", ".join(get_args(Mode))}')
+        raise ValueError(f'"{value}" is not built yet: use {", ".join(MODES)}')
+    if value not in MODES:
+        raise ValueError(f"must be one of {', '.join(MODES)}, not {value!r}")
     return value
 
 
@@ -76,7 +79,9 @@ class Recipe(Section):
         mode, consistency = WORDS[word]
         if values.get("consistency", consistency) != consistency:
             raise fault(
-                "consistency", f'must be "{consistency}", or be left out, with mode "{word}"'
+                "consistency",
+                f'mode "{word}" needs "{consistency}", not "{values["consistency"]}": set it so, or '
+                "leave it out",
             )
         return {**values, "mode": mode, "consistency": consistency}
 

@@ -41,12 +41,12 @@ class Dataset:
 
     def __repr__(self) -> str:
         what = ("class", "classes") if self.task == "classification" else ("target",)
-        held = f"{len(self.test_x)} test rows"
+        held = f"{len(self.test_x):,} test rows"
         if len(self.validation_x):
-            held = f"{len(self.validation_x)} validation and {held}"
+            held = f"{len(self.validation_x):,} validation and {held}"
         between = ", " if len(self.validation_x) else " and "
         return (
-            f"<Dataset {self.name}: {len(self.train_x)} training{between}{held}, "
+            f"<Dataset {self.name}: {len(self.train_x):,} training{between}{held}, "
             f"{counted(self.features, 'feature')}, {counted(self.outputs, *what)}>"
         )
 

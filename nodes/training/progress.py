@@ -153,7 +153,7 @@ def _line(state: State) -> str | None:
     fields = {
         "epoch": epoch(state),
         "step": f"step {state['steps']:,}",
-        "loss": f"loss {number(state['recent_loss'])}",
+        "loss": f"loss {number(state['recent_loss'])}" if state["recent_loss"] is not None else "",
         "accuracy": f"acc {number(accuracy)}" if accuracy is not None else "",
         "validation": f"val {number(validated['loss'])}" if validated is not None else "",
         "speed": f"{state['samples_per_second']:,.0f}/s",

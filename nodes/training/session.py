@@ -96,10 +96,7 @@ class Session:
             KernelError: there is no such device here.
         """
         result = self.result
-        if self._join is None:
-            info = choose(recipe.device.select)
-            result.device = info.name
-            say(f"device: {info}")
+        info = choose(recipe.device.select) if self._join is None else None
         dataset = load_dataset(recipe.data)
         if schema is not None:
             dataset = replace(dataset, schema=schema)
@@ -113,7 +110,6 @@ class Session:
             resume = read(self._checkpoint, self._plan, self.folder)
             dataset = replace(dataset, schema=resume.schema)
             self._plan = Plan(recipe, dataset, model, result.run, resume)
-            say(f"going on from {self._checkpoint.folder}")
         own = folder_of("", self._checkpoint) if self._checkpoint is not None else None
         make_folder(self.folder, again=own is not None and own.resolve() == self.folder.resolve())
         result.output = str(self.folder)
@@ -123,11 +119,18 @@ class Session:
             and not (self.folder / BEST_FILE).exists()
         ):
             shutil.copyfile(own / BEST_FILE, self.folder / BEST_FILE)  # it may stay the best
+        if info is not None:
+            result.device = info.name
+            say(f"device: {info}")
         say(repr(dataset))
         say(
             f"run {result.run}: {counted(model.size, 'parameter')}, {recipe.consistency}, "
             f"{counted(recipe.train.epochs, 'epoch')}"
         )
+        if self._checkpoint is not None:
+            done = self._checkpoint.table["epochs_done"]
+            over = ": all are done, give --epochs for more" if done >= recipe.train.epochs else ""
+            say(f"going on from {self._checkpoint.folder}, after {counted(done, 'epoch')}{over}")
 
     async def run(self, progress: Progress) -> None:
         """Start peers, or join the cluster that is there, and follow the run to its end.

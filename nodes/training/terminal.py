@@ -217,9 +217,10 @@ class _Frame:
 
     def _figures(self, state: State, width: int) -> Iterator[Text]:
         """Return the lines with the figures: as many as they need, one where all fit in one."""
-        accuracy, validated = state["recent_accuracy"], state["validation"]["last"]
+        loss, accuracy = state["recent_loss"], state["recent_accuracy"]
+        validated = state["validation"]["last"]
         fields = [
-            Text(f"loss {number(state['recent_loss'])}"),
+            *([Text(f"loss {number(loss)}")] if loss is not None else []),
             *([Text(f"accuracy {number(accuracy)}")] if accuracy is not None else []),
             *([Text(f"validation loss {number(validated['loss'])}")] if validated else []),
             Text(f"{state['samples_per_second']:,.0f} examples/s"),

@@ -144,3 +144,20 @@ def test_a_missing_linker_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(program.shutil, "which", lambda name: None)
     with pytest.raises(DeviceError, match="apt install binutils"):
         program.OpenDevice(found[0])
+
+
+def test_without_a_cache_the_temporary_folder_is_used_if_nobody_else_can_write_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(program.tempfile, "gettempdir", lambda: str(tmp_path))
+    folder = program.cache_folder()
+    assert (folder.parent, folder.stat().st_mode & 0o777) == (tmp_path, 0o700)
+    folder.chmod(0o777)
+    with pytest.raises(DeviceError, match="not a folder of your own"):
+        program.cache_folder()
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DeviceError, match="set XDG_CACHE_HOME"):
+        program.cache_folder()

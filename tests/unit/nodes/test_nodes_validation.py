@@ -20,7 +20,9 @@ def test_a_share_of_the_training_rows_is_held_out_by_class() -> None:
     plain = load_dataset(DataConfig(source="digits"))
     data = load_dataset(DataConfig(source="digits", validation=0.25))
     assert (len(data.train_x), len(data.validation_x), len(data.test_x)) == (1079, 359, 359)
-    assert repr(data).startswith("<Dataset digits: 1079 training, 359 validation and 359 test rows")
+    assert repr(data).startswith(
+        "<Dataset digits: 1,079 training, 359 validation and 359 test rows"
+    )
     assert rows_of(data.train_x, data.validation_x) == rows_of(plain.train_x)
     np.testing.assert_array_equal(data.test_x, plain.test_x)
     shares = np.bincount(data.validation_y) / np.bincount(plain.train_y)
