@@ -38,12 +38,20 @@ async def some_checkpoints(recipe: Any, output: Path) -> tuple[Result, Floats, l
     return result, weights, [load(folder) for folder in folders]
 
 
-@pytest.mark.parametrize("rule", ["momentum", "adam"])
-async def test_a_resumed_bsp_run_ends_with_the_same_bits(tmp_path: Path, rule: str) -> None:
-    changes: dict[str, Any] = {"train__epochs": 10, "train__parts": 2, "train__rule": rule}
-    if rule == "adam":
-        changes["train__rate"] = 0.01
-    recipe = recipe_of(**changes, checkpoint={"every": 0.001, "keep": 100})
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"train__rule": "momentum"}, id="momentum"),
+        pytest.param({"train__rule": "adam", "train__rate": 0.01}, id="adam"),
+        pytest.param({"mode": "delta", "train__period": 3}, id="delta"),
+        pytest.param({"mode": "average", "train__period": 3}, id="average"),
+    ],
+)
+async def test_a_resumed_bsp_run_ends_with_the_same_bits(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    often = {"every": 0.001, "keep": 100}
+    recipe = recipe_of(**changes, train__epochs=10, train__parts=2, checkpoint=often)
     whole, weights, made = await some_checkpoints(recipe, tmp_path / "1")
     midway = [one for one in made if 0 < one.clock < whole.steps]
     assert midway
@@ -65,12 +73,22 @@ async def test_a_resumed_bsp_run_ends_with_the_same_bits(tmp_path: Path, rule: s
         assert digest(again) == digest(weights)
 
 
-@pytest.mark.parametrize("consistency", ["asp", "ssp"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"consistency": "asp"}, id="asp"),
+        pytest.param({"consistency": "ssp"}, id="ssp"),
+        pytest.param(
+            {"consistency": "asp", "mode": "delta", "train__period": 2, "train__batch_size": 32},
+            id="asp-delta",
+        ),
+    ],
+)
 async def test_a_resumed_asp_run_counts_every_example_once(
-    tmp_path: Path, consistency: str
+    tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     recipe = recipe_of(
-        consistency=consistency,
+        **changes,
         train__epochs=12,
         train__rate=0.02,
         checkpoint={"every": 0.001, "keep": 1000},

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import random
-import resource
 import signal
 import subprocess
 from pathlib import Path
@@ -154,21 +153,3 @@ def test_a_checkpoint_can_be_asked_for_and_the_minibatch_changed(tmp_path: Path)
     )
     assert done.returncode == 2
     assert "train.rate: cannot change in a run that goes on" in done.stderr
-
-
-def test_training_goes_on_while_the_disk_is_full(tmp_path: Path) -> None:
-    arguments = ["train", "digits", "--epochs", "100000", "--json", "--output", "out"]
-    with Running("nodes", *arguments, "--set", "checkpoint.every=0.3", cwd=tmp_path) as running:
-        made = tmp_path / "out" / "checkpoints"
-        running.wait_until(lambda: made.is_dir() and any(made.glob("[!.]*")))
-        pid = running.process.pid
-        usual = resource.prlimit(pid, resource.RLIMIT_FSIZE, (5000, -1))
-        running.wait_until(lambda: "no checkpoint now" in running.said)
-        before = {path.name for path in made.glob("[!.]*")}
-        assert before
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, usual)
-        running.wait_until(lambda: {path.name for path in made.glob("[!.]*")} - before != set())
-        running.signal(signal.SIGTERM)
-        _, result = running.finish(20)
-    assert result["status"] == "stopped"
-    assert (tmp_path / "out" / "model.safetensors").exists()

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +39,13 @@ def run(
 class Running:
     """A command that runs while the test looks at it. Use as a context manager."""
 
-    def __init__(self, module: str, *arguments: str, cwd: Path, **env: str) -> None:
+    def __init__(
+        self, module: str, *arguments: str, cwd: Path, prefix: Sequence[str] = (), **env: str
+    ) -> None:
         self._errors = cwd / f"stderr-{time.monotonic_ns()}.txt"
         with self._errors.open("wb") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
+                [*prefix, sys.executable, "-m", module, *arguments],
                 cwd=cwd,
                 env=environment(**env),
                 stdout=subprocess.PIPE,
