@@ -10,6 +10,8 @@ Every event has ``time`` (Unix seconds), ``kind``, ``attempt``, ``step``, ``epoc
   that is its ``best`` so far.
 - ``phase``: ``phase`` began: initialise, train, validate, evaluate or finished.
 - ``lost``: the worker ``name`` was dropped, with the ``reason``.
+- ``checkpoint``: one was written into ``folder`` while the run goes on; where it could not be, an
+  ``error`` says why and ``folder`` is null.
 - ``end``: the run's end, with ``status``, ``error``, ``stopped_because``, ``test_loss``,
   ``test_accuracy`` and ``seconds`` of training; loss and accuracy are the latest.
 """
@@ -57,6 +59,7 @@ class EventLog:
         self._phase: str | None = None
         self._epoch = 0
         self._validated = 0
+        self._saved = 0
         self._losses = Losses()
         self._last = 0.0
         self._latest = 0.0
@@ -79,7 +82,7 @@ class EventLog:
         now = self._now()
         if state["attempt"] != self._attempt:
             self._attempt, self._phase = state["attempt"], None
-            self._epoch = self._step = 0
+            self._epoch = self._step = self._saved = 0
             last = state["validation"]["last"]  # the life before told it
             self._validated = last["epoch"] if last is not None else 0
             self._losses = Losses()
@@ -92,6 +95,11 @@ class EventLog:
         self._note_validation(state["validation"], now)
         for name, reason in self._losses.new(state):
             self._write("lost", now, name=name, reason=reason)
+        if state["checkpoint"]["number"] != self._saved:
+            known = state["checkpoint"]
+            self._saved, error = known["number"], known["error"]
+            folder = known["folder"] if error is None else None
+            self._write("checkpoint", now, folder=folder, error=error)
         if state["phase"] != self._phase:
             self._phase = state["phase"]
             self._write("phase", now, phase=self._phase)

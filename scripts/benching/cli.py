@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from benching import gemm, latency, rules, step, train, wire
+from benching import checkpoint, gemm, latency, rules, step, train, wire
 from benching.busy import BUSY, busy_share
 from benching.printing import Sheet
 from benching.suites import Settings, Suite
@@ -18,14 +18,22 @@ from paramserver.errors import UserError
 
 SUITES: dict[str, Suite] = {
     suite.name: suite
-    for suite in (gemm.SUITE, step.SUITE, rules.SUITE, wire.SUITE, latency.SUITE, train.SUITE)
+    for suite in (
+        gemm.SUITE,
+        step.SUITE,
+        rules.SUITE,
+        wire.SUITE,
+        latency.SUITE,
+        train.SUITE,
+        checkpoint.SUITE,
+    )
 }
 ALL = "all"
 USAGE = "\n".join(
     [
         "usage: scripts/bench SUITE… [--json] [--quick] [--device cpu]",
-        *(f"  {suite.name:8} {suite.times}" for suite in SUITES.values()),
-        f"  {ALL:8} all of these",
+        *(f"  {suite.name:10} {suite.times}" for suite in SUITES.values()),
+        f"  {ALL:10} all of these",
     ]
 )
 

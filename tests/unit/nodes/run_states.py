@@ -25,6 +25,7 @@ def state(**changes: Any) -> dict[str, Any]:
         "epoch_ends": [],
         "staleness": {"mean": 1.26},
         "validation": {"last": None, "best": None},
+        "checkpoint": {"asked": 0, "number": 0, "folder": None, "error": None},
         "workers": {"worker-0": {}, "worker-1": {}},
         "dropped": {},
         **changes,

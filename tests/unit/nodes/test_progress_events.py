@@ -78,6 +78,19 @@ def test_each_event_says_when_and_where_the_run_stood(tmp_path: Path) -> None:
     assert (found[-1]["status"], found[-1]["test_accuracy"]) == ("done", 0.97)
 
 
+def test_checkpoints_are_told_and_why_there_was_none(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    made = {"asked": 0, "number": 1, "folder": "a", "error": None}
+    with EventLog(path) as events:
+        for known in (made, made, {**made, "number": 2, "error": "the disk is full"}):
+            events(state(checkpoint=known))
+    found = [one for one in read(path) if one["kind"] == "checkpoint"]
+    assert [(one["folder"], one["error"]) for one in found] == [
+        ("a", None),
+        (None, "the disk is full"),
+    ]
+
+
 def test_a_resumed_run_appends_its_attempt(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     with EventLog(path) as events:
