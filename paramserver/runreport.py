@@ -10,8 +10,9 @@ from paramserver.runtable import RunTable
 
 def snapshot(table: RunTable, now: float) -> dict[str, Any]:
     """Return the run's state as JSON-able values, for progress and status pages."""
-    spent = table.seconds(now)
-    loss = table.last_epoch if table.last_epoch.examples else table.recent
+    figures = table.figures
+    spent = figures.seconds(now)
+    loss = figures.last_epoch if figures.last_epoch.examples else figures.recent
     return {
         "run": table.spec.name,
         "attempt": table.spec.attempt,
@@ -20,31 +21,33 @@ def snapshot(table: RunTable, now: float) -> dict[str, Any]:
         "error": table.error,
         "exit_code": table.exit_code,
         "consistency": table.spec.table.consistency,
-        "epochs": table.epochs_done,
+        "epochs": figures.epochs_done,
         "epochs_wanted": table.spec.epochs,
         "clock": table.clock,
         "final_clock": table.final_clock,
-        "steps": table.steps,
-        "examples": table.examples,
+        "steps": figures.steps,
+        "examples": figures.examples,
         "examples_wanted": table.spec.examples * table.spec.epochs,
-        "repeated_examples": table.repeated_examples,
+        "repeated_examples": figures.repeated_examples,
         "rate": table.rate,
-        "epoch_ends": [end._asdict() for end in table.epoch_ends],
+        "epoch_ends": [end._asdict() for end in figures.epoch_ends],
         "seconds": spent,
-        "longest_pause": table.longest_pause,
-        "samples_per_second": table.examples / spent if spent > 0 else 0.0,
+        "longest_pause": figures.longest_pause,
+        "samples_per_second": figures.examples / spent if spent > 0 else 0.0,
         "loss": loss.mean_loss,
-        "recent_loss": table.recent.mean_loss,
-        "recent_accuracy": table.recent.accuracy,
-        "test_loss": table.test.mean_loss,
-        "test_accuracy": table.test.accuracy,
+        "recent_loss": figures.recent.mean_loss,
+        "recent_accuracy": figures.recent.accuracy,
+        "test_loss": figures.test.mean_loss,
+        "test_accuracy": figures.test.accuracy,
         "staleness": {
-            "mean": table.staleness.mean,
-            "max": table.staleness.max,
-            "versions_mean": table.versions[0] / table.versions[1] if table.versions[1] else 0.0,
-            "clocks": table.staleness.dump(),
+            "mean": figures.staleness.mean,
+            "max": figures.staleness.max,
+            "versions_mean": figures.versions[0] / figures.versions[1]
+            if figures.versions[1]
+            else 0.0,
+            "clocks": figures.staleness.dump(),
         },
-        "pushes": dict(zip(("applied", "duplicate", "refused"), table.pushes, strict=True)),
+        "pushes": dict(zip(("applied", "duplicate", "refused"), figures.pushes, strict=True)),
         "validation": {
             "last": table.judge.last,
             "best": table.judge.best,
@@ -61,7 +64,7 @@ def snapshot(table: RunTable, now: float) -> dict[str, Any]:
                 "examples": worker.examples,
                 "heard_ago": now - worker.heard,
             }
-            for who, worker in table.workers.items()
+            for who, worker in table.roster.workers.items()
         },
-        "dropped": {who.name: why for who, why in table.dropped.items()},
+        "dropped": {who.name: why for who, why in table.roster.dropped.items()},
     }

@@ -31,22 +31,22 @@ def save(table: RunTable, now: float) -> dict[str, Any]:
         "clock": table.clock,
         "epoch": table.epoch,
         "position": table.position,
-        "epochs_done": table.epochs_done,
-        "steps": table.steps,
-        "examples": table.examples,
-        "repeated_examples": table.repeated_examples,
-        "pushes": list(table.pushes),
-        "versions": list(table.versions),
-        "staleness": table.staleness.save(),
-        "last_epoch": _tally(table.last_epoch),
+        "epochs_done": table.figures.epochs_done,
+        "steps": table.figures.steps,
+        "examples": table.figures.examples,
+        "repeated_examples": table.figures.repeated_examples,
+        "pushes": list(table.figures.pushes),
+        "versions": list(table.figures.versions),
+        "staleness": table.figures.staleness.save(),
+        "last_epoch": _tally(table.figures.last_epoch),
         "epoch_tally": _tally(table.epoch_tally),
         "lending": table.lending.save(table.lent()),
         # Best weights that are not kept yet are found again by the next life.
         "judge": table.judge.save() if table.to_keep is None else table.judge.save_before_last(),
         "until": until(table.spec),
         "ending": table.ending,
-        "seconds": table.seconds(now),
-        "longest_pause": table.longest_pause,
+        "seconds": table.figures.seconds(now),
+        "longest_pause": table.figures.longest_pause,
     }
 
 
@@ -84,21 +84,21 @@ def _load(table: RunTable, state: Mapping[str, Any], updates: int) -> None:
     table.clock = int(state["clock"])
     table.epoch = int(state["epoch"])
     table.position = int(state["position"])
-    table.epochs_done = int(state["epochs_done"])
-    table.steps = int(state["steps"])
-    table.examples = int(state["examples"])
-    table.pushes = [int(count) for count in state["pushes"]]
-    table.versions = [int(count) for count in state["versions"]]
-    table.staleness = Histogram.load(state["staleness"])
-    table.last_epoch = Tally(*state["last_epoch"])
+    table.figures.epochs_done = int(state["epochs_done"])
+    table.figures.steps = int(state["steps"])
+    table.figures.examples = int(state["examples"])
+    table.figures.pushes = [int(count) for count in state["pushes"]]
+    table.figures.versions = [int(count) for count in state["versions"]]
+    table.figures.staleness = Histogram.load(state["staleness"])
+    table.figures.last_epoch = Tally(*state["last_epoch"])
     table.epoch_tally = Tally(*state["epoch_tally"])
     table.lending.load(state["lending"])
     table.judge.load(state["judge"])
     if state["until"] == until(table.spec):  # asked for more, a run that stopped early goes on
         table.ending = state["ending"]
-    table.longest_pause = float(state["longest_pause"])
-    again = (updates - table.steps) * table.stride if ours[0] != "bsp" else 0
-    table.repeated_examples = max(int(state["repeated_examples"]), again)
+    table.figures.longest_pause = float(state["longest_pause"])
+    again = (updates - table.figures.steps) * table.stride if ours[0] != "bsp" else 0
+    table.figures.repeated_examples = max(int(state["repeated_examples"]), again)
 
 
 def until(spec: RunSpec) -> dict[str, Any]:

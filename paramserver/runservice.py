@@ -95,13 +95,13 @@ class RunService:
         """Drop silent workers, and lend their work again, until cancelled."""
         while True:
             for who in self.table.tick(self._now()):
-                log.warning("worker %s was dropped: %s", who, self.table.dropped[who])
+                log.warning("worker %s was dropped: %s", who, self.table.roster.dropped[who])
                 self.changes.notify()
             for who in self.table.unconfirmed:
                 await self._evict(who)
-            known = len(self.table.dropped)
+            known = len(self.table.roster.dropped)
             await self.changes.until(
-                lambda known=known: len(self.table.dropped) != known,  # type: ignore[misc]
+                lambda known=known: len(self.table.roster.dropped) != known,  # type: ignore[misc]
                 self.spec.deadline / TICKS_PER_DEADLINE,
             )
 
@@ -147,7 +147,7 @@ class RunService:
             service = mine()
             if service is not None:
                 service._watched.pop(connection, None)
-                service.table.link_lost(who, service._now())
+                service.table.roster.link_lost(who, service._now())
 
         connection.add_close_callback(lost)
 
@@ -174,7 +174,7 @@ class RunService:
     def _heartbeat(self, request: Request) -> Response:
         beat: Heartbeat = request.message
         self._mine(beat.run)
-        self.table.hear(PeerId(beat.worker, beat.incarnation), self._now())
+        self.table.roster.hear(PeerId(beat.worker, beat.incarnation), self._now())
         return Response(Noted())
 
     def _leave(self, request: Request) -> Response:
@@ -188,7 +188,7 @@ class RunService:
         ask: Admit = request.message
         self._mine(ask.run)
         who = PeerId(ask.worker, ask.incarnation)
-        self.table.hear(who, self._now())
+        self.table.roster.hear(who, self._now())
         least: list[int] = []
 
         def may() -> bool:

@@ -12,27 +12,22 @@ Times are seconds of a monotonic clock given by the caller as ``now``.
 from __future__ import annotations
 
 import math
-from collections import deque
 from typing import Any
 
 from paramserver.clockparts import ClockParts
-from paramserver.clocks import Histogram, admitted
+from paramserver.clocks import admitted
 from paramserver.errors import BadMessage, Evicted, NotReady, Refused
 from paramserver.evaluation import Evaluation, Judge, Split
 from paramserver.lending import Lending
+from paramserver.roster import Roster
+from paramserver.runfigures import Figures
 from paramserver.runsave import save
-from paramserver.runstate import Checkpoints, EpochEnd, Lease, Phase, Tally, Worker
+from paramserver.runstate import Checkpoints, Lease, Phase, Tally, Worker
 from paramserver.spec import RunSpec
 from paramserver.types import PeerId, Span
 from paramserver.wire.run import Evaluate, Finished, MakeWeights, Parts, Range, Report
 
 Work = MakeWeights | Parts | Range | Evaluate | Finished
-
-RECENT_EXAMPLES = 4096
-EPOCH_ENDS_KEPT = 64
-STRIKE_STEPS = 100
-SILENT_SHARE = 0.7
-LINK_GRACE = 1.0
 
 
 class RunTable:
@@ -45,30 +40,12 @@ class RunTable:
         self.error: str | None = None
         self.exit_code = 0
         self.serial = 0
-        self.workers: dict[PeerId, Worker] = {}
-        self.dropped: dict[PeerId, str] = {}
-        self._unables: dict[PeerId, str] = {}
-        self.strikes: list[tuple[int, str]] = []
-        self.staleness = Histogram()
-        self.versions = [0, 0]
-        self.pushes = [0, 0, 0]
-        self.repeated_examples = 0
-        self.steps = 0
-        self.examples = 0
-        self.epochs_done = 0
-        self.last_epoch = Tally()
-        self.epoch_ends: deque[EpochEnd] = deque(maxlen=EPOCH_ENDS_KEPT)
-        self.recent = Tally()
-        self.test = Tally()
-        self.started: float | None = None
-        self.ended: float | None = None
-        self.longest_pause = 0.0
+        self.roster = Roster(spec, now)
+        self.figures = Figures(now)
         self.batch_size = spec.batch_size
         self.wanted_cut: int | None = None
         self.cut: dict[str, Any] | None = None
         self.checkpoints = Checkpoints()
-        self._last_step = now
-        self._alone_since = now
         self._stopping: str | None = None
         self._leases = 0
         self._withheld: dict[PeerId, tuple[Lease, int]] = {}
@@ -92,7 +69,7 @@ class RunTable:
     def __repr__(self) -> str:
         return (
             f"<RunTable {self.spec.name}: {self.phase.value}, {self.status}, clock {self.clock}, "
-            f"{self.examples} examples, {len(self.workers)} workers>"
+            f"{self.figures.examples} examples, {len(self.roster.workers)} workers>"
         )
 
     @property
@@ -112,17 +89,6 @@ class RunTable:
 
     # What workers say
 
-    def hear(self, worker: PeerId, now: float) -> None:
-        """Note that a worker lives.
-
-        Raises:
-            Evicted: this incarnation was dropped.
-        """
-        self._refuse_dropped(worker)
-        if worker in self.workers:
-            self.workers[worker].heard = now
-            self.workers[worker].cut = None
-
     def report(self, report: Report, now: float) -> None:
         """Take in what a worker did; a worker not known yet joins.
 
@@ -130,10 +96,10 @@ class RunTable:
             Evicted: this incarnation was dropped, or trains on other data than the run's.
         """
         who = PeerId(report.worker, report.incarnation)
-        self._refuse_dropped(who)
-        worker = self.workers.get(who)
+        self.roster.refuse_dropped(who)
+        worker = self.roster.workers.get(who)
         if worker is None:
-            worker = self._join(who, report, now)
+            worker = self._join(who, report.device, now)
             if self.spec.data_fingerprint not in ("", report.data) and report.unable is None:
                 self._unable(
                     worker,
@@ -141,20 +107,14 @@ class RunTable:
                     f"{self.spec.data_fingerprint}): give every worker the same data",
                     now,
                 )
-                self._refuse_dropped(who)
-        worker.heard = now
-        worker.cut = None
+        self.roster.hear(who, now)
         if report.number <= worker.reports:
             return
         worker.reports = report.number
         if report.unable is not None:
             self._unable(worker, report.unable, now)
             return
-        for index in range(3):
-            self.pushes[index] += report.pushes[index]
-        self.repeated_examples += report.repeated
-        for index in range(2):
-            self.versions[index] += report.versions[index]
+        self.figures.count_told(report.pushes, report.versions, report.repeated)
         if report.initialised and self.phase is Phase.INITIALISE:
             self._begin_training(now)
         for clock, part, examples, loss, correct in report.parts:
@@ -166,32 +126,18 @@ class RunTable:
         if report.poisoned is not None:
             self._poisoned(worker, report.poisoned, now)
 
-    def _join(self, who: PeerId, report: Report, now: float) -> Worker:
-        for other in [known for known in self.workers if known.name == who.name]:
-            if other.incarnation > who.incarnation:
-                raise Evicted(f"{who} was replaced by the later incarnation {other}")
+    def _join(self, who: PeerId, device: str, now: float) -> Worker:
+        for other in self.roster.others_of(who):
             self.drop(other, f"replaced by the later incarnation {who}", now)
-        active = [worker.clock for worker in self.workers.values() if worker.lease is not None]
-        worker = Worker(
-            who,
-            report.device,
-            joined=now,
-            heard=now,
-            clock=min(active, default=self._least_clock()),
-        )
-        self.workers[who] = worker
         self.serial += 1
-        return worker
-
-    def _least_clock(self) -> int:
-        return min((worker.clock for worker in self.workers.values()), default=0)
+        return self.roster.add(who, device, now)
 
     # Lending
 
     def work_for(self, who: PeerId, now: float) -> Work | None:
         """Return what a worker that has nothing to do should do; None: nothing now, ask again."""
-        self._refuse_dropped(who)
-        worker = self.workers.get(who)
+        self.roster.refuse_dropped(who)
+        worker = self.roster.workers.get(who)
         if worker is None:
             raise Evicted(f"{who} is not known to run {self.spec.name}: report first")
         if self.phase is Phase.INITIALISE:
@@ -200,7 +146,7 @@ class RunTable:
                 return Finished(self.status, self.error)
             if self.spec.resumed:
                 return None  # the driver brings weights and state
-            makers = [other for other in self.workers.values() if other.makes_weights]
+            makers = [other for other in self.roster.workers.values() if other.makes_weights]
             if makers and makers[0] is not worker:
                 return None
             worker.makes_weights = True
@@ -215,19 +161,19 @@ class RunTable:
 
     def admit(self, who: PeerId, clock: int) -> int | None:
         """Return the least active clock where a worker may pull for ``clock``; None: not yet."""
-        self._refuse_dropped(who)
-        active = [worker.clock for worker in self.workers.values() if worker.lease is not None]
+        self.roster.refuse_dropped(who)
+        active = self.roster.clocks()
         if not admitted(clock, self.spec.staleness, active):
             return None
         least = min(active, default=clock)
-        self.staleness.add(max(clock - least, 0))
+        self.figures.staleness.add(max(clock - least, 0))
         return least
 
     # Training in bsp
 
     def _begin_training(self, now: float) -> None:
         self.phase = Phase.TRAIN
-        self.started = self._last_step = now
+        self.figures.start(now)
         self.serial += 1
         if self.spec.table.consistency == "bsp":
             self._open_clock()
@@ -235,11 +181,11 @@ class RunTable:
     def _open_clock(self) -> None:
         stop = min(self.position + self.stride, self.spec.examples)
         self._parts = ClockParts(Span(self.position, stop), self.spec.table.parts)
-        self._parts.assign(self.workers)
+        self._parts.assign(self.roster.workers)
 
     def _parts_for(self, worker: Worker) -> Parts | None:
         assert self._parts is not None
-        self._parts.assign(self.workers)
+        self._parts.assign(self.roster.workers)
         mine = self._parts.of(worker.id)
         return Parts(self.clock, self.epoch, mine) if mine else None
 
@@ -258,7 +204,7 @@ class RunTable:
         assert self._parts is not None
         if not self._parts.note(part, Tally(examples, loss, correct)):
             return
-        self.pushes[0] += 1  # the shards' answers may come after the run's end
+        self.figures.pushes[0] += 1  # the shards' answers may come after the run's end
         worker.examples += examples
         worker.clock = clock + 1
         if self._parts.closed:
@@ -267,22 +213,22 @@ class RunTable:
     def _close_clock(self, parts: ClockParts, now: float) -> None:
         for one in parts.results():
             self.epoch_tally.add(one.examples, one.loss, one.correct)
-            self._count_recent(one.examples, one.loss, one.correct)
-        self.examples += len(parts.span)
+            self.figures.count_recent(one.examples, one.loss, one.correct)
+        self.figures.examples += len(parts.span)
         self._count_step(now)
         self.clock += 1
         self.serial += 1
-        self.staleness.add(0)
+        self.figures.staleness.add(0)
         self.position = parts.span.stop
-        before = self.epochs_done
+        before = self.figures.epochs_done
         if self.position >= self.spec.examples:
-            self.last_epoch, self.epoch_tally = self.epoch_tally, Tally()
+            self.figures.count_epoch(self.epoch_tally, self.rate, now)
+            self.epoch_tally = Tally()
             self.position = 0
             self.epoch += 1
-            self._epoch_done(now)
         if self.clock == self.wanted_cut:
             self.cut, self.wanted_cut = save(self, now), None
-        if self.epochs_done > before and self._validates:
+        if self.figures.epochs_done > before and self._validates:
             self._validate(now)
         else:
             self._train_on(now)
@@ -295,12 +241,8 @@ class RunTable:
             lease = self._lend()
             if lease is None:
                 return None
-            others = [
-                other.clock
-                for other in self.workers.values()
-                if other.lease is not None and other is not worker
-            ]
             worker.lease = lease
+            others = self.roster.clocks(but=worker)
             worker.clock = max(worker.clock, min(others, default=worker.clock))
         return Range(
             lease.number,
@@ -315,8 +257,8 @@ class RunTable:
         if self.stopped_because is not None:
             return None
         # Validated are the weights after an epoch, with nothing of the next one.
-        ahead_of = self.epochs_done if self.spec.validation_examples else None
-        found = self.lending.lend(self.stride, len(self.workers), ahead_of=ahead_of)
+        ahead_of = self.figures.epochs_done if self.spec.validation_examples else None
+        found = self.lending.lend(self.stride, len(self.roster.workers), ahead_of=ahead_of)
         return self._lease(*found) if found is not None else None
 
     def _lease(self, epoch: int, span: Span, evaluate: bool = False) -> Lease:
@@ -342,23 +284,21 @@ class RunTable:
         worker.pushes += 1
         worker.clock += 1
         worker.examples += examples
-        self.examples += examples
+        self.figures.examples += examples
         self._count_step(now)
         self.serial += 1
-        self._count_recent(examples, loss, correct)
+        self.figures.count_recent(examples, loss, correct)
         if self.spec.table.consistency == "asp":
-            active = [other.clock for other in self.workers.values() if other.lease is not None]
-            self.staleness.add(worker.clock - min(active))
-        before = self.epochs_done
+            self.figures.staleness.add(worker.clock - min(self.roster.clocks()))
+        before = self.figures.epochs_done
         whole = self.lending.note(lease.epoch, Tally(examples, loss, correct))
         if whole is not None:
-            self.last_epoch = whole
-            self._epoch_done(now)
+            self.figures.count_epoch(whole, self.rate, now)
             self.epoch = max(self.epoch, lease.epoch + 1)
         if lease.done >= lease.span.stop or self.stopped_because is not None:
             worker.lease = None
             self.lending.give_back(lease.epoch, Span(lease.done, lease.span.stop))
-        if self.epochs_done > before and self._validates:
+        if self.figures.epochs_done > before and self._validates:
             self._validate(now)
         else:
             self._end_if_all_is_done(now)
@@ -366,17 +306,15 @@ class RunTable:
     def _end_if_all_is_done(self, now: float) -> None:
         if self.phase is not Phase.TRAIN or self.spec.table.consistency == "bsp":
             return
-        stopped = self.stopped_because is not None and not any(
-            worker.lease is not None for worker in self.workers.values()
-        )
-        if self.epochs_done >= self.spec.epochs or stopped:
+        stopped = self.stopped_because is not None and not self.roster.leases
+        if self.figures.epochs_done >= self.spec.epochs or stopped:
             self._end_training(now)
 
     # Another life
 
     def lent(self) -> list[tuple[int, Span]]:
         """Return what is lent in ssp and asp, by epoch, and is not known to be done."""
-        leases = [worker.lease for worker in self.workers.values() if worker.lease is not None]
+        leases = [one.lease for one in self.roster.workers.values() if one.lease is not None]
         leases += [lease for lease, _ in self._withheld.values()]
         return [(one.epoch, Span(one.done, one.span.stop)) for one in leases if not one.evaluate]
 
@@ -418,11 +356,10 @@ class RunTable:
     def go_on(self, seconds: float, now: float) -> None:
         """Train from where a state that was taken over left off, after ``seconds`` of training."""
         self.phase = Phase.TRAIN
-        self.started = now - seconds
-        self._last_step = now
+        self.figures.start(now, spent=seconds)
         self.serial += 1
         self._watch_time(now)
-        if self._validates and self.epochs_done > self.judge.judged:
+        if self._validates and self.figures.epochs_done > self.judge.judged:
             self._validate(now)
         else:
             self._train_on(now)
@@ -430,7 +367,7 @@ class RunTable:
     def _train_on(self, now: float) -> None:
         """Go on with the next clock, or with lending; or end where all is done."""
         self.phase = Phase.TRAIN
-        if self.epochs_done >= self.spec.epochs or self.stopped_because is not None:
+        if self.figures.epochs_done >= self.spec.epochs or self.stopped_because is not None:
             self._end_training(now)
         elif self.spec.table.consistency == "bsp":
             self._open_clock()
@@ -459,14 +396,14 @@ class RunTable:
         assert self.evaluation is not None
         if not math.isfinite(found.loss):
             self.fail(
-                f"training diverged: the validation loss after epoch {self.epochs_done} is "
+                f"training diverged: the validation loss after epoch {self.figures.epochs_done} is "
                 f"{found.loss}: lower train.rate",
                 1,
                 now,
             )
             return
-        why = self.judge.judge(self.epochs_done, self.steps, found)
-        if why is not None and self.epochs_done < self.spec.epochs:
+        why = self.judge.judge(self.figures.epochs_done, self.figures.steps, found)
+        if why is not None and self.figures.epochs_done < self.spec.epochs:
             self.ending = why
         self.to_keep = self.evaluation.number if self.judge.is_best else None
         self._keeping_since = now
@@ -482,14 +419,12 @@ class RunTable:
         """Train on; the time that validation took is not training's."""
         self.to_keep = None
         self.evaluation = None
-        if self.started is not None:
-            self.started += now - self._pass_began
-        self._last_step = now
+        self.figures.leave_out(self._pass_began, now)
         self.serial += 1
         self._train_on(now)
 
     def _end_training(self, now: float) -> None:
-        self.ended = now
+        self.figures.ended = now
         self.serial += 1
         if self._stopping is not None:
             self._finish("stopped", now)
@@ -538,12 +473,12 @@ class RunTable:
         if evaluation.split == "validation":
             self._judge(evaluation.total(), now)
         else:
-            self.test = evaluation.total()
+            self.figures.test = evaluation.total()
             self._finish("stopped" if self._stopping is not None else "done", now)
 
     def _finish(self, status: str, now: float) -> None:
-        if self.started is not None and self.ended is None:
-            self.ended = now
+        if self.figures.started is not None and self.figures.ended is None:
+            self.figures.ended = now
         self.phase = Phase.FINISHED
         self.status = status
         self.serial += 1
@@ -561,7 +496,7 @@ class RunTable:
             return
         self._stopping = reason
         self.serial += 1
-        if self.phase is Phase.INITIALISE or not self.workers:
+        if self.phase is Phase.INITIALISE or not self.roster.workers:
             self._finish("stopped", now)
         self._end_if_all_is_done(now)
 
@@ -573,19 +508,16 @@ class RunTable:
 
     def drop(self, who: PeerId, reason: str, now: float) -> bool:
         """Evict an incarnation; its work is lent again once `confirm_dropped` was called."""
-        worker = self.workers.pop(who, None)
+        worker = self.roster.remove(who, reason, now)
         if worker is None:
             return False
-        self.dropped[who] = reason
         self.serial += 1
-        if not self.workers:
-            self._alone_since = now
         if worker.lease is not None:
             self._withheld[who] = (worker.lease, worker.pushes)
         if self._parts is not None:
             self._parts.take_from(who)
-            self._parts.assign(self.workers)
-        if self._stopping is not None and not self.workers:
+            self._parts.assign(self.roster.workers)
+        if self._stopping is not None and not self.roster.workers:
             self._finish("stopped", now)
         elif self.stopped_because is not None:
             self._end_if_all_is_done(now)
@@ -602,7 +534,7 @@ class RunTable:
             return
         left = Span(lease.done, lease.span.stop)
         if not lease.evaluate and highest >= pushes:
-            self.repeated_examples += min(self.stride, len(left))
+            self.figures.repeated_examples += min(self.stride, len(left))
         if not lease.evaluate:
             self.lending.give_back(lease.epoch, left)
         elif self.evaluation is not None and self.evaluation.number == lease.epoch:
@@ -614,17 +546,6 @@ class RunTable:
         """Dropped workers whose work is not lent again yet."""
         return list(self._withheld)
 
-    def link_lost(self, who: PeerId, now: float) -> None:
-        """Note that a worker's connection ended: unless it is heard again soon, it is dropped."""
-        worker = self.workers.get(who)
-        if worker is not None:
-            worker.cut = now
-
-    @property
-    def silence(self) -> float:
-        """After how many seconds without a word a worker is dropped."""
-        return SILENT_SHARE * self.spec.deadline
-
     def tick(self, now: float) -> list[PeerId]:
         """Drop the workers that were silent for too long; return them.
 
@@ -635,103 +556,43 @@ class RunTable:
         if self.to_keep is not None and now - self._keeping_since > self.spec.deadline:
             self._leave_validation(now)  # the driver is silent: better no best model than no end
         silent: list[PeerId] = []
-        grace = max(LINK_GRACE, 1.5 * self.spec.beat)
-        for who, worker in list(self.workers.items()):
-            if worker.cut is not None and now - worker.cut > grace:
-                since = now - worker.cut
-                why = f"its connection ended {since:.1f} s ago, and it was not heard of since"
-            elif now - worker.heard > self.silence:
-                why = f"not heard of for {now - worker.heard:.1f} s"
-            else:
-                continue
+        for who, why in self.roster.silent(now):
             self.drop(who, why, now)
             silent.append(who)
-        if not self.workers and now - self._alone_since > self.spec.lost_after:
-            gone = "; ".join(f"{who.name}: {why}" for who, why in self.dropped.items())
-            self.fail(
-                f"no worker for {self.spec.lost_after:g} s ({gone or 'none ever joined'}): "
-                "start one with `node start`, or raise cluster.lost_after",
-                75,
-                now,
-            )
+        if (error := self.roster.abandoned(now)) is not None:
+            self.fail(error, 75, now)
         return silent
 
     def _unable(self, worker: Worker, reason: str, now: float) -> None:
         """Drop a worker that cannot work; the run fails where as many as it needs cannot."""
         self.drop(worker.id, reason, now)
-        self._unables[worker.id] = reason
-        if not self.workers and len(self._unables) >= self.spec.min_workers:
-            reasons = "; ".join(f"{who.name}: {why}" for who, why in self._unables.items())
-            self.fail(f"no worker can work on this run: {reasons}", 2, now)
+        if (error := self.roster.note_unable(worker.id, reason)) is not None:
+            self.fail(error, 2, now)
 
     def lends_to(self, who: PeerId) -> bool:
         """Say whether a worker has a lease."""
-        worker = self.workers.get(who)
+        worker = self.roster.workers.get(who)
         return worker is not None and worker.lease is not None
 
     def _poisoned(self, worker: Worker, reason: str, now: float) -> None:
         """Drop a worker whose result was not finite; two in short order mean divergence."""
-        who = worker.id
-        self.strikes.append((self.steps, f"{who.name}: {reason}"))
-        recent = [why for step, why in self.strikes if self.steps - step <= STRIKE_STEPS]
-        others = [known for known in self.workers if known != who]
-        self.drop(who, f"quarantined: {reason}", now)
-        alone = not others and self.spec.min_workers == 1
-        if len(recent) > 1 or alone:
-            self.fail(
-                f"training diverged at step {self.steps}: {'; '.join(recent)}: lower train.rate, "
-                "or look for values out of range in the data",
-                1,
-                now,
-            )
-
-    def _refuse_dropped(self, who: PeerId) -> None:
-        if who in self.dropped:
-            raise Evicted(
-                f"{who.name} was dropped from run {self.spec.name} ({self.dropped[who]}): "
-                "start it again to join anew"
-            )
+        error = self.roster.note_poisoned(worker.id, reason, self.figures.steps)
+        self.drop(worker.id, f"quarantined: {reason}", now)
+        if error is not None:
+            self.fail(error, 1, now)
 
     def _count_step(self, now: float) -> None:
-        self.steps += 1
-        self.longest_pause = max(self.longest_pause, now - self._last_step)
-        self._last_step = now
+        self.figures.count_step(now)
         self._watch_time(now)
 
     def _watch_time(self, now: float) -> None:
         limit = self.spec.early_stopping.seconds
-        if limit is not None and self.ending is None and self.seconds(now) >= limit:
+        if limit is not None and self.ending is None and self.figures.seconds(now) >= limit:
             self.ending = f"early stopping: {limit:g} s of training are over"
-
-    def _epoch_done(self, now: float) -> None:
-        self.epochs_done += 1
-        told = self.last_epoch
-        self.epoch_ends.append(
-            EpochEnd(
-                self.epochs_done,
-                self.steps,
-                self.examples,
-                told.mean_loss,
-                told.accuracy,
-                self.rate,
-                self.seconds(now),
-            )
-        )
-
-    def _count_recent(self, examples: int, loss: float, correct: int) -> None:
-        if self.recent.examples >= RECENT_EXAMPLES:
-            self.recent = Tally()
-        self.recent.add(examples, loss, correct)
 
     # What people see
 
     @property
     def rate(self) -> float:
         """The learning rate of the next server update."""
-        return self.spec.rule.rate_at(self.steps)
-
-    def seconds(self, now: float) -> float:
-        """Return the seconds spent in training so far."""
-        if self.started is None:
-            return 0.0
-        return (self.ended if self.ended is not None else now) - self.started
+        return self.spec.rule.rate_at(self.figures.steps)

@@ -114,16 +114,16 @@ def test_training_stops_when_validation_gets_no_better_and_is_still_tested() -> 
     now = 0.0
     while not table.finished:
         now += 1.0
-        play(table, max(1.0 - table.epochs_done * 0.2, 0.4), now)
+        play(table, max(1.0 - table.figures.epochs_done * 0.2, 0.4), now)
         if table.to_keep is not None:
             assert table.phase is Phase.VALIDATE
             assert table.work_for(ME, now) is None, "nobody trains before the best is kept"
             table.kept(table.to_keep, now)
-    assert (table.status, table.epochs_done, table.test.examples) == ("done", 6, 3)
+    assert (table.status, table.figures.epochs_done, table.figures.test.examples) == ("done", 6, 3)
     assert table.judge.best is not None
     assert table.judge.best["epoch"] == 3
     assert "early stopping" in str(table.stopped_because)
-    assert table.seconds(now) == 2 * 6  # a second a step, validations aside
+    assert table.figures.seconds(now) == 2 * 6  # a second a step, validations aside
 
 
 def test_training_stops_when_its_time_is_over() -> None:
@@ -136,7 +136,7 @@ def test_training_stops_when_its_time_is_over() -> None:
             table.kept(table.to_keep, now)
     assert table.status == "done"
     assert table.stopped_because == "early stopping: 7 s of training are over"
-    assert 7 <= table.seconds(now) <= 9
+    assert 7 <= table.figures.seconds(now) <= 9
 
 
 def test_a_validation_loss_that_is_not_finite_fails_the_run() -> None:
@@ -152,10 +152,10 @@ def test_a_driver_that_keeps_nothing_holds_the_run_for_a_deadline_only() -> None
     table = run_of()
     while table.to_keep is None:
         play(table, 1.0, 0.0)
-    table.hear(ME, 9.0)
+    table.roster.hear(ME, 9.0)
     table.tick(9.9)
     assert table.phase is Phase.VALIDATE
-    table.hear(ME, 10.1)
+    table.roster.hear(ME, 10.1)
     table.tick(10.1)
     assert table.phase is Phase.TRAIN
 
@@ -186,7 +186,7 @@ def test_best_weights_that_were_not_kept_yet_are_found_again_by_the_next_life() 
     while table.to_keep is None:
         play(table, 1.0, 0.0)
     again = RunTable(table.spec, 0.0)
-    load(again, json.loads(json.dumps(save(table, 0.0))), table.steps, 0.0)
+    load(again, json.loads(json.dumps(save(table, 0.0))), table.figures.steps, 0.0)
     assert again.phase is Phase.VALIDATE
     tell(again, 0.0)
     while again.to_keep is None:

@@ -86,7 +86,7 @@ def test_parts_of_a_clock_are_shared_and_a_lost_workers_are_done_by_others() -> 
     assert table.work_for(A, 0.0) == Parts(clock=0, epoch=0, parts=[(3, 12, 16)])
     table.report(report(A, parts=[(0, 3, 4, 1.0, 1)]), 0.0)
     assert table.clock == 1
-    assert table.examples == 16
+    assert table.figures.examples == 16
     with pytest.raises(Evicted, match="gone"):
         table.report(report(B), 0.0)
 
@@ -102,7 +102,7 @@ def test_a_lease_is_lent_again_only_when_every_primary_refuses_its_worker() -> N
     assert isinstance(other, Range)
     assert other.start == 16
     table.confirm_dropped(A, 0)
-    assert table.repeated_examples == 16
+    assert table.figures.repeated_examples == 16
     table.report(report(B, ranges=[(other.lease, 32, 16, 1.0, 1)]), 0.0)
     again = table.work_for(B, 0.0)
     assert isinstance(again, Range)
@@ -115,7 +115,7 @@ def test_a_push_that_nobody_saw_is_not_counted_as_repeated() -> None:
     table.work_for(A, 0.0)
     table.drop(A, "gone", 0.0)
     table.confirm_dropped(A, -1)
-    assert table.repeated_examples == 0
+    assert table.figures.repeated_examples == 0
 
 
 def test_ssp_admits_within_the_bound_and_waits_for_nobody_without_a_lease() -> None:
@@ -132,26 +132,26 @@ def test_ssp_admits_within_the_bound_and_waits_for_nobody_without_a_lease() -> N
     assert table.admit(A, 3) is None, "its own iterations count too"
     table.report(report(A, ranges=[(fast.lease, 16, 16, 1.0, 1)]), 0.0)
     assert table.admit(A, 3) == 3, "without a lease it waits for nobody"
-    assert table.staleness.max == 2
+    assert table.figures.staleness.max == 2
 
 
 def test_a_silent_worker_is_dropped_before_the_deadline_and_one_cut_off_sooner() -> None:
     table = RunTable(spec(deadline=10.0), 0.0)
     started(table, A, B)
-    table.hear(A, 5.0)
+    table.roster.hear(A, 5.0)
     assert table.tick(7.0) == []
     assert table.tick(7.1) == [B]
-    table.link_lost(A, 7.1)
+    table.roster.link_lost(A, 7.1)
     assert table.tick(8.9) == [], "its next heartbeat may be due"
     assert table.tick(9.0) == [A]
-    assert table.dropped[A].startswith("its connection ended 1.9 s ago")
+    assert table.roster.dropped[A].startswith("its connection ended 1.9 s ago")
 
 
 def test_a_worker_heard_of_after_its_connection_broke_is_kept() -> None:
     table = RunTable(spec(deadline=60.0), 0.0)
     started(table, A)
-    table.link_lost(A, 1.0)
-    table.hear(A, 8.0)
+    table.roster.link_lost(A, 1.0)
+    table.roster.hear(A, 8.0)
     assert table.tick(20.0) == []
 
 
@@ -170,7 +170,7 @@ def test_a_poisoned_worker_is_quarantined_and_two_in_short_order_mean_divergence
     started(table, A, B, PeerId("c", 1))
     table.report(report(A, poisoned="NaN"), 0.0)
     assert not table.finished
-    assert table.dropped[A] == "quarantined: NaN"
+    assert table.roster.dropped[A] == "quarantined: NaN"
     table.report(report(B, poisoned="NaN"), 0.0)
     assert table.finished
     assert "diverged" in str(table.error)
@@ -197,7 +197,11 @@ def test_a_report_sent_again_counts_once() -> None:
     said = report(A, ranges=[(work.lease, 16, 16, 1.0, 1)], pushes=(1, 0, 0), repeated=3)
     table.report(said, 0.0)
     table.report(said, 0.0)
-    assert (table.pushes, table.repeated_examples, table.examples) == ([1, 0, 0], 3, 16)
+    assert (table.figures.pushes, table.figures.repeated_examples, table.figures.examples) == (
+        [1, 0, 0],
+        3,
+        16,
+    )
 
 
 def test_a_stopped_run_finishes_what_is_under_way() -> None:
@@ -275,13 +279,13 @@ def test_every_example_is_counted_once_whoever_dies(
         for _ in range(chance.choice([1, 1, 2])):
             table.report(told, 0.0)
     assert table.finished, f"seed {seed}: {table!r}"
-    assert table.examples == 200
+    assert table.figures.examples == 200
     if validation:
         assert table.judge.judged == 2
         assert table.judge.last is not None
         assert table.judge.last["accuracy"] == -(-validation // 1000) / validation
     if consistency != "bsp":
         assert trained == {(epoch, position) for epoch in (0, 1) for position in range(100)}
-    assert table.test.examples == 30
-    assert table.epochs_done == 2
-    assert table.last_epoch.examples == 100
+    assert table.figures.test.examples == 30
+    assert table.figures.epochs_done == 2
+    assert table.figures.last_epoch.examples == 100
