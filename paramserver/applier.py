@@ -13,7 +13,8 @@ import numpy as np
 from kernels.engine import Engine
 from kernels.rules import RuleRunner, RuleSpec, Update
 from paramserver.averaging import add_weighted, divide
-from paramserver.store import Job, Store
+from paramserver.slices import Job
+from paramserver.store import Store
 from paramserver.waiting import Changes
 
 

@@ -33,8 +33,8 @@ from safetensors.numpy import load_file, save_file
 from kernels.rules import state_count
 from paramserver.errors import BadCheckpoint, NotReady
 from paramserver.placement import slice_bounds
+from paramserver.slices import Floats, aligned
 from paramserver.spec import Frozen, RunSpec
-from paramserver.store import Floats, aligned
 
 FORMAT = "paramserver-checkpoint/1"
 MANIFEST = "manifest.json"

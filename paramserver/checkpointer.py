@@ -12,8 +12,8 @@ from typing import Any
 from paramserver.checkpoint import Checkpoint, TableState, write
 from paramserver.cutclient import CutClient
 from paramserver.errors import ParamserverError, Refused, TryAgain
+from paramserver.slices import Floats
 from paramserver.spec import RunSpec
-from paramserver.store import Floats
 from paramserver.transport.links import Links
 from paramserver.waiting import all_of
 from paramserver.wire.run import CutAt, CutState, GoOn, TakeCut

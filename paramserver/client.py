@@ -25,7 +25,7 @@ from paramserver.errors import (
 )
 from paramserver.mapview import MapSource
 from paramserver.placement import Member, TableEntry, slice_bounds
-from paramserver.store import Floats, aligned, is_finite
+from paramserver.slices import Floats, aligned, is_finite
 from paramserver.transport.links import Links
 from paramserver.types import PeerId
 from paramserver.waiting import all_of

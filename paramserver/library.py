@@ -11,8 +11,8 @@ from paramserver.client import TableClient
 from paramserver.console import new_identity, secret_of
 from paramserver.errors import DeadlineExceeded, NotReady, RequestFailed
 from paramserver.mapview import RemoteMap
+from paramserver.slices import Floats
 from paramserver.spec import Rule, TableSpec
-from paramserver.store import Floats
 from paramserver.transport.connection import Identity
 from paramserver.transport.links import Links
 from paramserver.types import PeerId

@@ -11,7 +11,8 @@ from kernels.rules import state_count
 from paramserver.applier import Applier
 from paramserver.errors import BadMessage, NonFinite, Refused, WrongAttempt
 from paramserver.placement import ClusterMap
-from paramserver.store import Floats, Job, Shared, Slice, Store, Table, is_finite
+from paramserver.slices import Floats, Job, Shared, Slice, Table, is_finite
+from paramserver.store import Store
 from paramserver.transport.server import Request, Response
 from paramserver.types import PeerId
 from paramserver.wire.data import (

@@ -29,8 +29,8 @@ from paramserver.errors import (
     UserError,
 )
 from paramserver.peer import Peer
+from paramserver.slices import Floats
 from paramserver.spec import RunSpec
-from paramserver.store import Floats
 from paramserver.waiting import first_error
 from paramserver.wire.run import CheckpointMade, Follow, Kept, Snapshot, StopRun
 

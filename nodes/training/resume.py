@@ -22,7 +22,7 @@ from paramserver.checkpoint import (
 )
 from paramserver.configfile import load
 from paramserver.errors import BadCheckpoint, ConfigurationError
-from paramserver.store import aligned
+from paramserver.slices import aligned
 
 TOPOLOGY = ("peers", "shards", "workers")
 MAY_CHANGE = re.compile(

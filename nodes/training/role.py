@@ -20,8 +20,8 @@ from nodes.training.worker import RunWorker
 from paramserver.client import TableClient
 from paramserver.errors import Evicted, NotReady, ParamserverError, Refused, RequestFailed
 from paramserver.peer import Peer
+from paramserver.slices import kernel_rule
 from paramserver.spec import RunSpec
-from paramserver.store import kernel_rule
 from paramserver.waiting import Changes
 from paramserver.wire.run import Finished, Report
 

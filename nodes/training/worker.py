@@ -14,8 +14,8 @@ from nodes.training.learner import StepResult
 from paramserver.client import Copy, PushResult, TableClient
 from paramserver.clocks import cut
 from paramserver.errors import NonFinite, RequestFailed, TryAgain, UnknownTable, Unsupported
+from paramserver.slices import Floats, aligned
 from paramserver.spec import RunSpec
-from paramserver.store import Floats, aligned
 from paramserver.transport.links import Links
 from paramserver.types import PeerId, Span
 from paramserver.waiting import first_error

@@ -19,7 +19,7 @@ from benching.processes import Side, begun, side
 from benching.rows import Case
 from benching.suites import Settings, Suite
 from paramserver.client import Copy, TableClient
-from paramserver.store import aligned
+from paramserver.slices import aligned
 
 SIZE = 1024
 TRIPS = 1000

@@ -17,7 +17,7 @@ from benching.timing import Loop, Looped, sets_for
 from kernels.engine import Engine, open_engine
 from kernels.rule_twin import RuleTwin
 from kernels.rules import RuleRunner, RuleSpec, Update, state_count
-from paramserver.store import aligned
+from paramserver.slices import aligned
 
 Floats = npt.NDArray[np.float32]
 

@@ -25,7 +25,7 @@ from nodes.models import Model
 from nodes.models.config import LayerConfig, ModelConfig
 from nodes.training.learner import Learner
 from paramserver.console import say
-from paramserver.store import aligned
+from paramserver.slices import aligned
 
 Floats = npt.NDArray[np.float32]
 

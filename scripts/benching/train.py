@@ -27,7 +27,7 @@ from kernels.rules import RuleRunner, RuleSpec, Update
 from nodes.data import load_dataset, permutation
 from nodes.data.config import DataConfig
 from nodes.training.learner import Learner
-from paramserver.store import aligned
+from paramserver.slices import aligned
 
 TURNS = 5
 QUICK_TURNS = 2

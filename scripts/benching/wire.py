@@ -20,7 +20,7 @@ from benching.suites import Settings, Suite
 from paramserver.client import Copy, TableClient
 from paramserver.doctor.pair import receive
 from paramserver.errors import ConnectionLost
-from paramserver.store import aligned
+from paramserver.slices import aligned
 from paramserver.waiting import first_error
 
 KINDS = ("pull", "held", "applied")

@@ -10,7 +10,7 @@ import pytest
 from kernels.engine import open_engine
 from nodes.training.compute import ModelCompute
 from nodes.training.learner import Local
-from paramserver.store import kernel_rule
+from paramserver.slices import kernel_rule
 from paramserver.types import Span
 from tests.support.cluster import plan_of, recipe_of, train
 from tests.support.computes import Poisoned

@@ -12,7 +12,7 @@ import pytest
 from nodes.training.result import Result
 from nodes.training.resume import read
 from paramserver.checkpoint import FOLDER, Checkpoint, load
-from paramserver.store import Floats
+from paramserver.slices import Floats
 from tests.support.cluster import cluster, plan_of, recipe_of, train
 
 

@@ -28,8 +28,8 @@ from paramserver.clocks import cut
 from paramserver.config import ClusterConfig, PeerConfig
 from paramserver.console import new_identity
 from paramserver.peer import Peer
+from paramserver.slices import Floats, aligned, kernel_rule
 from paramserver.spec import RunSpec
-from paramserver.store import Floats, aligned, kernel_rule
 from paramserver.types import Span
 
 SECRET = b"a secret for tests"

@@ -11,7 +11,7 @@ from paramserver.config import (
     TrainConfig,
     is_loopback,
 )
-from paramserver.store import kernel_rule
+from paramserver.slices import kernel_rule
 
 
 def refused(section: type[Any], **values: object) -> str:

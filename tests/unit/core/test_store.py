@@ -15,8 +15,9 @@ from kernels.engine import open_engine
 from paramserver.applier import Applier
 from paramserver.errors import BadMessage, Evicted, Moved, NonFinite, Refused, UnknownTable
 from paramserver.ledger import Verdict
+from paramserver.slices import Accepted, Floats, Shared, Slice, Table, aligned, is_finite
 from paramserver.spec import Rule, TableSpec
-from paramserver.store import Accepted, Floats, Shared, Slice, Store, Table, aligned, is_finite
+from paramserver.store import Store
 from paramserver.types import PeerId
 
 SIZE = 2100
