@@ -6,12 +6,13 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from nodes.training.compute import Compute
 from nodes.training.learner import StepResult
-from paramserver.client import Copy, PushResult, TableClient
+from nodes.training.pulling import Pulling
+from nodes.training.reporting import Reporter
+from paramserver.client import TableClient
 from paramserver.clocks import cut
 from paramserver.errors import NonFinite, RequestFailed, TryAgain, UnknownTable, Unsupported
 from paramserver.slices import Floats, aligned
@@ -20,52 +21,20 @@ from paramserver.transport.links import Links
 from paramserver.types import PeerId, Span
 from paramserver.waiting import first_error
 from paramserver.wire.run import (
-    Admit,
-    Admitted,
     Evaluate,
     Finished,
-    Heartbeat,
-    Leave,
     MakeWeights,
     Noted,
     Parts,
     Range,
-    Report,
 )
 
 log = logging.getLogger(__name__)
 
 PAUSE = 0.05
 LONGEST_PAUSE = 2.0
-FRESH = -2  # stands for the iteration of weights that are for evaluation only
 
 T = TypeVar("T")
-
-
-@dataclass(slots=True)
-class Tidings:
-    """What the next report will say."""
-
-    initialised: bool = False
-    parts: list[tuple[int, int, int, float, int]] = field(default_factory=list)
-    ranges: list[tuple[int, int, int, float, int]] = field(default_factory=list)
-    evaluated: list[tuple[int, int, float, int]] = field(default_factory=list)
-    applied: int = 0
-    duplicate: int = 0
-    refused: int = 0
-    staleness: int = 0
-    slices: int = 0
-    repeated: int = 0
-    poisoned: str | None = None
-
-    def pushed(self, result: PushResult) -> None:
-        """Count one logical push."""
-        if result.duplicate:
-            self.duplicate += 1
-        else:
-            self.applied += 1
-        self.staleness += result.staleness
-        self.slices += result.slices
 
 
 class RunWorker:
@@ -87,24 +56,13 @@ class RunWorker:
         fingerprint: str,
     ) -> None:
         self._spec = spec
-        self._me = me
         self._device = device
-        self._links = links
         self._table = table
-        self._run_address = run_address
         self._compute = compute
         self._executor = executor
-        self._fingerprint = fingerprint
-        self._tidings = Tidings()
-        self._unsent: list[Report] = []
-        self._answered = asyncio.get_running_loop().time()
-        self._reports = 0
-        self._front = Copy(spec.table.size)
-        self._back = Copy(spec.table.size)
-        self._on_device = False
-        self._front_clock = -1
-        self._prefetch: asyncio.Task[bool] | None = None
-        self._prefetched = -1
+        self._reporter = Reporter(spec, me, device, fingerprint, links, run_address)
+        admission = self._reporter.admission if spec.table.consistency == "ssp" else None
+        self._pulling = Pulling(table, spec.deadline, admission)
         self._pushes: dict[int, asyncio.Task[None]] = {}
         self._gradients: dict[int, Floats] = {}
         self._group: asyncio.TaskGroup | None = None
@@ -112,7 +70,7 @@ class RunWorker:
         self._pass = 0
 
     def __repr__(self) -> str:
-        return f"<RunWorker {self._me} on {self._spec.name}, weights of clock {self._front_clock}>"
+        return f"<RunWorker on {self._spec.name}: {self._reporter!r}, {self._pulling!r}>"
 
     def leave(self) -> None:
         """Finish the step under way, report it, and leave the run."""
@@ -137,27 +95,26 @@ class RunWorker:
                 if str(error) != said:
                     said = str(error)
                     log.info("asking for work again: %s", said)
-                if loop.time() - self._answered > self._spec.lost_after:
+                if loop.time() - self._reporter.answered > self._spec.lost_after:
                     raise TryAgain(
                         f"run {self._spec.name} was out of reach for "
                         f"{self._spec.lost_after:g} s: {error}"
                     ) from error
                 await asyncio.sleep(pause)
-                recent = loop.time() - self._answered < 2 * pause
+                recent = loop.time() - self._reporter.answered < 2 * pause
                 pause = PAUSE if recent else min(pause * 2, LONGEST_PAUSE)
-                self._front_clock = -1
-                self._on_device = False
+                self._pulling.forget()
 
     async def _work(self) -> Finished:
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
-                beats = group.create_task(self._beat())
+                beats = group.create_task(self._reporter.beat())
                 try:
                     return await self._loop()
                 finally:
                     beats.cancel()
-                    self._forget_prefetch()
+                    self._pulling.stop()
                     for push in self._pushes.values():
                         push.cancel()
                     self._pushes.clear()
@@ -169,146 +126,22 @@ class RunWorker:
     async def _loop(self) -> Finished:
         while True:
             if self._leaving:
-                return await self._go()
-            work = await self._ask()
+                await self._settle_pushes()
+                await self._reporter.leave()
+                return Finished("left", None)
+            work = await self._reporter.report(wants=True)
             if isinstance(work, Finished):
                 return work
             if isinstance(work, MakeWeights):
                 weights = await self._off_loop(self._compute.initial_weights, work.seed)
                 await self._table.initialise(weights)
-                self._tidings.initialised = True
+                self._reporter.tidings.initialised = True
             elif isinstance(work, Parts):
                 await self._do_parts(work)
             elif isinstance(work, Range):
                 await self._do_range(work)
             elif isinstance(work, Evaluate):
                 await self._do_evaluate(work)
-
-    # Talking to the run table
-
-    async def _ask(self) -> Any:
-        """Report what was done and wait for work."""
-        while True:
-            answer = await self._report(wants=True)
-            if not isinstance(answer, Noted):
-                return answer
-            if self._leaving:
-                return await self._go()
-
-    async def _go(self) -> Finished:
-        """Tell what is still untold, and that nothing more will come."""
-        await self._settle_pushes()
-        await self._report(wants=False)
-        leave = Leave(run=self._spec.name, worker=self._me.name, incarnation=self._me.incarnation)
-        await self._links.request(self._run_address(), leave, deadline=self._spec.deadline)
-        return Finished("left", None)
-
-    async def _report(self, *, wants: bool) -> Any:
-        """Tell the run table what was done; what got no answer before is told again, first."""
-        told, self._tidings = self._tidings, Tidings()
-        self._reports += 1
-        self._unsent.append(
-            Report(
-                run=self._spec.name,
-                worker=self._me.name,
-                incarnation=self._me.incarnation,
-                device=self._device,
-                data=self._fingerprint,
-                wants=wants,
-                number=self._reports,
-                initialised=told.initialised,
-                parts=told.parts,
-                ranges=told.ranges,
-                evaluated=told.evaluated,
-                pushes=(told.applied, told.duplicate, told.refused),
-                versions=(told.staleness, told.slices),
-                repeated=told.repeated,
-                poisoned=told.poisoned,
-            )
-        )
-        while True:
-            report = self._unsent[0]
-            last = len(self._unsent) == 1
-            reply = await self._links.request(
-                self._run_address(),
-                report if last else replace(report, wants=False),
-                deadline=self._spec.deadline,
-            )
-            self._unsent.pop(0)
-            self._answered = asyncio.get_running_loop().time()
-            if last:
-                return reply.message
-
-    async def _beat(self) -> None:
-        """Say that this worker lives, also while it computes."""
-        beat = Heartbeat(
-            run=self._spec.name, worker=self._me.name, incarnation=self._me.incarnation
-        )
-        while True:
-            await asyncio.sleep(self._spec.beat)
-            try:
-                await self._links.request(self._run_address(), beat, deadline=self._spec.deadline)
-            except RequestFailed as error:
-                log.warning("heartbeat: %s", error)
-
-    # Weights
-
-    async def _fetch(self, clock: int | None, iteration: int) -> bool:
-        """Pull into the back buffer once the run's consistency allows it."""
-        if self._spec.table.consistency == "ssp":
-            await self._admission(iteration)
-        while not await self._table.pull_into(
-            self._back, clock=clock, deadline=self._spec.deadline
-        ):
-            pass
-        return True
-
-    async def _admission(self, iteration: int) -> None:
-        ask = Admit(
-            run=self._spec.name,
-            worker=self._me.name,
-            incarnation=self._me.incarnation,
-            clock=iteration,
-        )
-        while True:
-            reply = await self._links.request(
-                self._run_address(), ask, deadline=self._spec.deadline
-            )
-            answer: Admitted = reply.message
-            if answer.ready:
-                return
-
-    def _start_prefetch(self, clock: int | None, iteration: int) -> None:
-        """Begin the next pull while this minibatch computes."""
-        assert self._group is not None
-        self._prefetched = iteration
-        self._prefetch = self._group.create_task(self._fetch(clock, iteration))
-
-    def _forget_prefetch(self) -> None:
-        if self._prefetch is not None:
-            self._prefetch.cancel()
-            self._prefetch = None
-        self._prefetched = -1
-
-    async def _next_weights(self, clock: int | None, iteration: int) -> None:
-        """Make the weights for ``iteration`` the front buffer's."""
-        if self._prefetch is not None and self._prefetched == iteration:
-            await self._prefetch
-        else:
-            if self._prefetch is not None:
-                self._forget_prefetch()
-            await self._fetch(clock, iteration)
-        self._prefetch = None
-        self._front, self._back = self._back, self._front
-        self._front_clock = iteration
-        self._on_device = False
-
-    def _weights(self) -> Floats | None:
-        """Return the front weights where the device does not hold them yet."""
-        if self._on_device:
-            return None
-        self._on_device = True
-        return self._front.weights
 
     async def _train(
         self, epoch: int, span: Span, pieces: Sequence[Span], update: int, out: Floats
@@ -318,7 +151,7 @@ class RunWorker:
         ``pieces`` are the local steps' minibatches, ``update`` the count of server updates in the
         weights.
         """
-        weights, rule = self._weights(), self._spec.local
+        weights, rule = self._pulling.weights(), self._spec.local
         if rule is None:
             gradient = self._compute.gradient
             return await self._off_loop(gradient, weights, epoch, span.start, span.stop, out)
@@ -328,15 +161,17 @@ class RunWorker:
     # Training in bsp
 
     async def _do_parts(self, work: Parts) -> None:
-        if self._front_clock != work.clock:
-            await self._next_weights(work.clock, work.clock)
+        pulling = self._pulling
+        if pulling.iteration != work.clock:
+            await pulling.next(work.clock, work.clock)
             await self._settle_pushes()
-            if not self._front.is_of(work.clock):
-                self._front_clock = -1
+            if not pulling.front.is_of(work.clock):
+                pulling.forget()
                 await asyncio.sleep(PAUSE)  # others had our parts; the run table has yet to hear
                 return
-        if self._prefetched != work.clock + 1 or self._prefetch is None:
-            self._start_prefetch(work.clock + 1, work.clock + 1)
+        if not pulling.pulls_ahead(work.clock + 1):
+            assert self._group is not None
+            pulling.pull_ahead(self._group, work.clock + 1, work.clock + 1)
         for part, start, stop in work.parts:
             gradient = self._gradients.get(part)
             if gradient is None:
@@ -347,9 +182,9 @@ class RunWorker:
             if not self._sound(result, f"part {part} of clock {work.clock}"):
                 return
             await self._push_part(work.clock, part, result, gradient)
-            if self._tidings.poisoned is not None:
+            if self._reporter.tidings.poisoned is not None:
                 return
-            self._tidings.parts.append(
+            self._reporter.tidings.parts.append(
                 (work.clock, part, result.examples, result.loss_sum, result.correct)
             )
 
@@ -368,10 +203,10 @@ class RunWorker:
                     gradient, clock=clock, part=part, examples=result.examples, held=note
                 )
             except NonFinite as error:
-                self._tidings.refused += 1
-                self._tidings.poisoned = str(error)
+                self._reporter.tidings.refused += 1
+                self._reporter.tidings.poisoned = str(error)
                 return
-            self._tidings.duplicate += outcome.duplicate
+            self._reporter.tidings.duplicate += outcome.duplicate
 
         old = self._pushes.pop(part, None)
         if old is not None:
@@ -394,16 +229,15 @@ class RunWorker:
         batch = max(size // self._spec.period, 1)
         iteration = work.clock
         gradient = self._gradients.setdefault(0, aligned(self._spec.table.size))
-        if self._prefetched != iteration:
-            self._forget_prefetch()
         for start in range(work.start, work.stop, size):
             stop = min(start + size, work.stop)
-            await self._next_weights(None, iteration)
+            await self._pulling.next(None, iteration)
             if self._spec.local is None:
+                assert self._group is not None
                 # Where it trains locally, weights without its own last period would add it twice.
-                self._start_prefetch(None, iteration + 1)
+                self._pulling.pull_ahead(self._group, None, iteration + 1)
             pieces = [Span(at, min(at + batch, stop)) for at in range(start, stop, batch)]
-            update = int(self._front.versions.min())
+            update = int(self._pulling.front.versions.min())
             result = await self._train(work.epoch, Span(start, stop), pieces, update, gradient)
             if not self._sound(result, f"positions {start} to {stop} of epoch {work.epoch}"):
                 return
@@ -411,23 +245,24 @@ class RunWorker:
                 outcome = await self._table.push(
                     gradient,
                     scale=1.0 / (stop - start) if self._spec.mode == "gradient" else 1.0,
-                    computed_from=self._front,
+                    computed_from=self._pulling.front,
                     finite=True,
                 )
             except NonFinite as error:
-                self._tidings.refused += 1
-                self._tidings.poisoned = str(error)
+                self._reporter.tidings.refused += 1
+                self._reporter.tidings.poisoned = str(error)
                 return
             except BaseException:
-                self._tidings.repeated += stop - start  # it may have reached some primaries
+                # It may have reached some primaries.
+                self._reporter.tidings.repeated += stop - start
                 raise
-            self._tidings.pushed(outcome)
-            self._tidings.ranges.append(
+            self._reporter.tidings.pushed(outcome)
+            self._reporter.tidings.ranges.append(
                 (work.lease, stop, result.examples, result.loss_sum, result.correct)
             )
             iteration += 1
             if stop < work.stop:
-                answer: Noted = await self._report(wants=False)
+                answer: Noted = await self._reporter.report(wants=False)
                 if answer.recalled or self._leaving:
                     return
 
@@ -436,23 +271,16 @@ class RunWorker:
     async def _do_evaluate(self, work: Evaluate) -> None:
         """Evaluate with the weights of the pass: in bsp of its clock, else as they stand now."""
         if work.clock is not None:
-            if self._front_clock != work.clock:
-                await self._next_weights(work.clock, work.clock)
+            if self._pulling.iteration != work.clock:
+                await self._pulling.next(work.clock, work.clock)
                 await self._settle_pushes()
         elif self._pass != work.number:
-            self._forget_prefetch()
-            while not await self._table.pull_into(
-                self._back, clock=None, deadline=self._spec.deadline
-            ):
-                pass
-            self._front, self._back = self._back, self._front
-            self._front_clock = FRESH
-            self._on_device = False
+            await self._pulling.fresh()
         self._pass = work.number
         result = await self._off_loop(
-            self._compute.evaluate, self._weights(), work.start, work.stop, work.split
+            self._compute.evaluate, self._pulling.weights(), work.start, work.stop, work.split
         )
-        self._tidings.evaluated.append(
+        self._reporter.tidings.evaluated.append(
             (work.lease, result.examples, result.loss_sum, result.correct)
         )
 
@@ -463,10 +291,10 @@ class RunWorker:
         if result.finite:
             return True
         made = "gradient of" if self._spec.local is None else "local training on"
-        self._tidings.poisoned = (
+        self._reporter.tidings.poisoned = (
             f"its {made} {what} held NaN or infinity (on {self._device}); nothing was sent"
         )
-        log.error("%s", self._tidings.poisoned)
+        log.error("%s", self._reporter.tidings.poisoned)
         return False
 
     async def _off_loop(self, function: Callable[..., T], *arguments: Any) -> T:
