@@ -261,10 +261,19 @@ def cache_folder() -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
         folder = Path(tempfile.gettempdir()) / f"paramserver-kernels-{os.getuid()}"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = folder.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            found = folder.lstat()
+            own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+            if own and found.st_mode & 0o022:
+                folder.chmod(0o700)
+        except OSError as error:
+            own, why = False, f" ({error.strerror})"
+        else:
+            why = ""
+        if not own:
             raise DeviceError(
-                f"{folder} is not a folder of your own: remove it, or set XDG_CACHE_HOME to one that is"
+                f"{folder} is not a folder of your own{why}: remove it, or set XDG_CACHE_HOME to "
+                "one that is"
             ) from None
     return folder

@@ -102,12 +102,15 @@ class Judge:
         }
         if self._improves(self.last):
             self.best, self._since = self.last, 0
-            return None
-        self._since += 1
+        else:
+            self._since += 1
+        return self.verdict()
+
+    def verdict(self) -> str | None:
+        """Return why training should stop as things stand, None: go on."""
         patience = self._rule.patience
-        if patience is None or self._since < patience:
+        if patience is None or self._since < patience or self.best is None:
             return None
-        assert self.best is not None
         epochs = counted(self._since, "epoch")
         return (
             f"early stopping: validation {self._rule.metric} not better by more than "

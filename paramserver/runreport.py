@@ -11,7 +11,7 @@ from paramserver.runtable import RunTable
 def snapshot(table: RunTable, now: float) -> dict[str, Any]:
     """Return the run's state as JSON-able values, for progress and status pages."""
     figures = table.figures
-    spent = figures.seconds(now)
+    spent = table.seconds(now)
     loss = figures.last_epoch if figures.last_epoch.examples else figures.recent
     return {
         "run": table.spec.name,

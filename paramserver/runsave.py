@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from paramserver.clocks import Histogram
 from paramserver.errors import BadCheckpoint
 from paramserver.runstate import Tally
-from paramserver.spec import RunSpec
 
 if TYPE_CHECKING:
     from paramserver.runtable import RunTable
@@ -43,9 +42,8 @@ def save(table: RunTable, now: float) -> dict[str, Any]:
         "lending": table.lending.save(table.lent()),
         # Best weights that are not kept yet are found again by the next life.
         "judge": table.judge.save() if table.to_keep is None else table.judge.save_before_last(),
-        "until": until(table.spec),
-        "ending": table.ending,
-        "seconds": table.figures.seconds(now),
+        "epochs_wanted": table.spec.epochs,
+        "seconds": table.seconds(now),
         "longest_pause": table.figures.longest_pause,
     }
 
@@ -94,16 +92,11 @@ def _load(table: RunTable, state: Mapping[str, Any], updates: int) -> None:
     table.epoch_tally = Tally(*state["epoch_tally"])
     table.lending.load(state["lending"])
     table.judge.load(state["judge"])
-    if state["until"] == until(table.spec):  # asked for more, a run that stopped early goes on
-        table.ending = state["ending"]
+    if table.spec.epochs <= state["epochs_wanted"]:  # asked for more, what stopped early goes on
+        table.ending = table.judge.verdict()
     table.figures.longest_pause = float(state["longest_pause"])
     again = (updates - table.figures.steps) * table.stride if ours[0] != "bsp" else 0
     table.figures.repeated_examples = max(int(state["repeated_examples"]), again)
-
-
-def until(spec: RunSpec) -> dict[str, Any]:
-    """Return what decides how long a run trains."""
-    return {"epochs": spec.epochs, "early_stopping": spec.early_stopping.model_dump()}
 
 
 def _tally(tally: Tally) -> list[float]:

@@ -592,6 +592,10 @@ class RunTable:
 
     # What people see
 
+    def seconds(self, now: float) -> float:
+        """Return the seconds spent in training so far, without the validation under way."""
+        return self.figures.seconds(self._pass_began if self.phase is Phase.VALIDATE else now)
+
     @property
     def rate(self) -> float:
         """The learning rate of the next server update."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar
 
 from paramserver.errors import ParamserverError
@@ -50,24 +50,44 @@ class Changes:
 async def all_of(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """Run coroutines at once and return their results in order.
 
-    The first to fail cancels the others, and its error is raised as it is.
+    The first to fail cancels the others, and its error is raised as it is. (Not by a TaskGroup: in
+    Python 3.11 one whose child fails leaves its caller with a cancellation that nobody asked for,
+    and an `asyncio.timeout` around it raises CancelledError when it fires later.)
     """
     coroutines = list(work)
     if len(coroutines) == 1:
         return [await coroutines[0]]
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
     try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(coroutine) for coroutine in coroutines]
-    except ExceptionGroup as several:
-        raise first_error(several) from several
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        failed = [task.exception() for task in tasks if task.done() and not task.cancelled()]
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    if errors := [error for error in failed if error is not None]:
+        raise _telling(errors)
     return [task.result() for task in tasks]
+
+
+async def end(task: asyncio.Task[Any]) -> None:
+    """Cancel a task until it has ended.
+
+    Once may not do: an `asyncio.TaskGroup` that is ending by an error swallows a cancellation, and
+    what tries again after the error goes on.
+    """
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=1.0)
 
 
 def first_error(several: BaseExceptionGroup[BaseException]) -> BaseException:
     """Return the error that says most of a group: one of ours where there is one."""
-    flat = list(_flatten(several))
-    ours = [error for error in flat if isinstance(error, ParamserverError)]
-    return ours[0] if ours else flat[0]
+    return _telling(list(_flatten(several)))
+
+
+def _telling(errors: Sequence[BaseException]) -> BaseException:
+    return next((error for error in errors if isinstance(error, ParamserverError)), errors[0])
 
 
 def _flatten(several: BaseExceptionGroup[BaseException]) -> Iterable[BaseException]:

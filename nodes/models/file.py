@@ -24,12 +24,14 @@ Metadata, all of it text:
                number of features), outputs, class_names (empty where the classes are numbers from 0),
                scale, and network: layers (units and activation of each), loss, init
     recipe     JSON: the recipe it was trained by
+    validation JSON, only of a run's best model: epoch, steps, loss and accuracy of its validation
     checksum   xxh3-128, in hex, of the texts model and recipe and of the tensors' bytes in the order
                of their names; it is checked where it is there, so who changes a file leaves it out
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -81,12 +83,19 @@ class _Facts(Section):
             raise fault("class_names", f"{len(self.class_names)} names for {self.outputs} classes")
         if self.network.layers[-1].units not in (None, self.outputs):
             raise fault("outputs", f"{self.outputs}, but the last layer has another number")
-        if (self.task == "classification") != (self.network.loss == "cross_entropy"):
-            raise fault("task", f"{self.task} with the loss {self.network.loss}")
+        loss = self.network.loss or "cross_entropy"
+        if (self.task == "classification") != (loss == "cross_entropy"):
+            raise fault("task", f"{self.task} with the loss {loss}")
         return self
 
 
-def pack(weights: Floats, model: Model, schema: Schema, recipe: str) -> bytes:
+def pack(
+    weights: Floats,
+    model: Model,
+    schema: Schema,
+    recipe: str,
+    validation: Mapping[str, Any] | None = None,
+) -> bytes:
     """Return a model's file; ``weights`` is flat float32 and ``recipe`` JSON."""
     tensors: dict[str, npt.NDArray[Any]] = {
         one.name: np.ascontiguousarray(weights[one.offset : one.offset + one.size]).reshape(
@@ -116,6 +125,8 @@ def pack(weights: Floats, model: Model, schema: Schema, recipe: str) -> bytes:
         "recipe": recipe,
         "checksum": _checksum(tensors, facts, recipe),
     }
+    if validation is not None:
+        metadata["validation"] = json.dumps(validation)
     return save(tensors, metadata=metadata)
 
 
@@ -134,6 +145,16 @@ def unpack(path: Path) -> Saved:
         raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from None
     except SafetensorError as error:
         raise ModelError(f"{path}: damaged, or not a safetensors file: {error}") from None
+
+
+def validation_of(path: Path) -> dict[str, Any] | None:
+    """Return what validation found of a model; None where its file does not say, or is none."""
+    try:
+        with safe_open(path, "numpy") as file:
+            found = json.loads((file.metadata() or {}).get("validation", "null"))
+    except (OSError, SafetensorError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _unpack(path: Path, file: Any) -> Saved:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from nodes.training.best import link
 from nodes.training.plan import Plan
 from nodes.training.result import BEST_FILE, MODEL_FILE, Result, write_model
 from paramserver.checkpoint import FOLDER
@@ -86,7 +87,7 @@ class Driver:
             self._client,
             lambda: self._peer.run_address(self._spec.name),
             self._output / FOLDER,
-            self._write_model,
+            self._write_into_checkpoint,
             keep=self._plan.recipe.checkpoint.keep,
         )
 
@@ -128,8 +129,13 @@ class Driver:
             here = coordinator.members.current.get(driver[0]) if driver else None
             if driver and here is not None and here.incarnation == driver[1]:
                 raise UserError(f"run {self._spec.name} goes on under {driver[0]}: stop it there")
-            # A life that died before its first checkpoint may stand in the cluster, half restored.
-            attempt = max(self._spec.attempt, before["attempt"] + 1)
+        # A life that died before its first checkpoint may stand in the cluster, half restored.
+        placed = self._peer.view.map.run
+        stands = [before["attempt"]] if before is not None else []
+        if placed is not None and placed.name == self._spec.name:
+            stands.append(placed.attempt)
+        if stands:
+            attempt = max(self._spec.attempt, *(one + 1 for one in stands))
             self._spec = self._spec.model_copy(update={"attempt": attempt})
             self._checkpointer = self._new_checkpointer()
         await coordinator.drop_outcome(self._spec.name)
@@ -268,7 +274,11 @@ class Driver:
             return
         try:
             await asyncio.get_running_loop().run_in_executor(
-                None, self._write_model, self._output / BEST_FILE, copy.weights
+                None,
+                self._write_model,
+                self._output / BEST_FILE,
+                copy.weights,
+                state["validation"]["last"],
             )
         except NotReady as error:
             log.warning("the best model is not kept: %s", error)
@@ -292,10 +302,17 @@ class Driver:
             None, self._write_model, self._output / MODEL_FILE, cut.table.weights
         )
 
-    def _write_model(self, path: Path, weights: Floats) -> None:
+    def _write_into_checkpoint(self, path: Path, weights: Floats) -> None:
+        """Write the model's file of a checkpoint, and beside it the best model so far."""
+        self._write_model(path, weights)
+        link(self._output / BEST_FILE, path.with_name(BEST_FILE))
+
+    def _write_model(
+        self, path: Path, weights: Floats, validation: dict[str, Any] | None = None
+    ) -> None:
         plan = self._plan
         recipe = json.dumps(plan.recipe.dump())
-        write_model(path, weights, plan.model, plan.dataset.schema, recipe)
+        write_model(path, weights, plan.model, plan.dataset.schema, recipe, validation)
 
     async def _withdraw(self) -> None:
         """Take the run out of the cluster, so that peers let its slices go."""

@@ -41,7 +41,8 @@ class EventLog:
     """Appends a run's events to a file, each line at once and whole.
 
     What cannot be written is left out, with one warning: a full disk does not end a run. ``now``
-    gives Unix seconds. Use as a context manager.
+    gives Unix seconds, ``validated`` is the epoch whose validation an earlier life told last. Use as
+    a context manager.
     """
 
     def __init__(
@@ -49,6 +50,8 @@ class EventLog:
         path: Path,
         warn: Callable[[str], None] = say,
         now: Callable[[], float] = time.time,
+        *,
+        validated: int = 0,
     ) -> None:
         self._path = path
         self._warn = warn
@@ -58,7 +61,7 @@ class EventLog:
         self._attempt: int | None = None
         self._phase: str | None = None
         self._epoch = 0
-        self._validated = 0
+        self._validated = validated
         self._saved = 0
         self._losses = Losses()
         self._last = 0.0
@@ -83,8 +86,6 @@ class EventLog:
         if state["attempt"] != self._attempt:
             self._attempt, self._phase = state["attempt"], None
             self._epoch = self._step = self._saved = 0
-            last = state["validation"]["last"]  # the life before told it
-            self._validated = last["epoch"] if last is not None else 0
             self._losses = Losses()
         self._standing = _standing(state)
         for end in state["epoch_ends"]:

@@ -18,7 +18,7 @@ class Pulling:
     """Two buffers of a table's weights: the front one to compute with, the back one to pull into.
 
     Args:
-        table: the table.
+        table: the table, of ``size`` elements (the map may no longer name it).
         deadline: seconds that any one request may take.
         admission: where given (ssp), what waits until weights for an iteration may be pulled.
     """
@@ -26,14 +26,15 @@ class Pulling:
     def __init__(
         self,
         table: TableClient,
+        size: int,
         deadline: float,
         admission: Callable[[int], Awaitable[None]] | None,
     ) -> None:
         self._table = table
         self._deadline = deadline
         self._admission = admission
-        self.front = Copy(table.size)
-        self._back = Copy(table.size)
+        self.front = Copy(size)
+        self._back = Copy(size)
         self._on_device = False
         self.iteration = NONE
         """What the front weights are for: in bsp a clock, in ssp and asp the worker's own count."""

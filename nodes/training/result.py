@@ -134,10 +134,17 @@ def write_whole(path: Path, data: bytes) -> None:
         raise NotReady(f"cannot write {path}: {error.strerror}: free some space there") from error
 
 
-def write_model(path: Path, weights: Floats, model: Model, schema: Schema, recipe: str) -> None:
+def write_model(
+    path: Path,
+    weights: Floats,
+    model: Model,
+    schema: Schema,
+    recipe: str,
+    validation: Mapping[str, Any] | None = None,
+) -> None:
     """Write a model's file, from flat ``weights`` and its recipe as JSON; see `nodes.models.file`.
 
     Raises:
         NotReady: as `write_whole`.
     """
-    write_whole(path, pack(weights, model, schema, recipe))
+    write_whole(path, pack(weights, model, schema, recipe, validation))

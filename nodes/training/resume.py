@@ -22,6 +22,8 @@ from paramserver.checkpoint import (
 )
 from paramserver.configfile import load
 from paramserver.errors import BadCheckpoint, ConfigurationError
+from paramserver.runsave import load as load_table
+from paramserver.runtable import RunTable
 from paramserver.slices import aligned
 
 TOPOLOGY = ("peers", "shards", "workers")
@@ -37,7 +39,7 @@ def read(checkpoint: Checkpoint, plan: Plan, output: Path) -> Resume:
     The run goes on in the folder ``output``, as an attempt above all whose checkpoints lie there.
 
     Raises:
-        BadCheckpoint: it is of another model or other data.
+        BadCheckpoint: it is of another model or other data, or its run table is damaged.
     """
     spec = checkpoint.spec
     if spec.table.size != plan.model.size:
@@ -54,6 +56,7 @@ def read(checkpoint: Checkpoint, plan: Plan, output: Path) -> Resume:
     saved = _saved(checkpoint.folder / MODEL_FILE, plan.model)
     weights = aligned(plan.model.size)
     weights[:] = saved.weights
+    load_table(RunTable(spec, 0.0), checkpoint.table, 0, 0.0)  # before anything is started
     state = TableState(weights, checkpoint.states(), checkpoint.versions)
     return Resume(checkpoint, state, saved.schema, next_attempt(output / FOLDER, checkpoint))
 

@@ -22,7 +22,7 @@ from paramserver.errors import Evicted, NotReady, ParamserverError, Refused, Req
 from paramserver.peer import Peer
 from paramserver.slices import kernel_rule
 from paramserver.spec import RunSpec
-from paramserver.waiting import Changes
+from paramserver.waiting import Changes, end
 from paramserver.wire.run import Finished, Report
 
 log = logging.getLogger(__name__)
@@ -125,8 +125,8 @@ class WorkerRole:
             fingerprint,
         )
         self._worker = worker
-        working = asyncio.ensure_future(worker.run())
-        withdrawn = asyncio.ensure_future(peer.wait_for_end_of(spec.name, spec.attempt))
+        working = asyncio.create_task(worker.run())
+        withdrawn = asyncio.create_task(peer.wait_for_end_of(spec.name, spec.attempt))
         try:
             await asyncio.wait({working, withdrawn}, return_when=asyncio.FIRST_COMPLETED)
             if working.done():
@@ -136,8 +136,7 @@ class WorkerRole:
                 log.info("run %s was withdrawn", spec.name)
         finally:
             for task in (working, withdrawn):
-                task.cancel()
-            await asyncio.gather(working, withdrawn, return_exceptions=True)
+                await end(task)
             self._worker = None
             self._idle.notify()
 

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import fcntl
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,13 +18,14 @@ from nodes.data import load_dataset
 from nodes.data.schema import Schema
 from nodes.models import Model
 from nodes.recipe import Recipe
+from nodes.training.best import bring_best
 from nodes.training.driver import Driver
 from nodes.training.events import EVENTS_FILE, EventLog
 from nodes.training.joined import train_joined
 from nodes.training.local import train_locally
 from nodes.training.plan import Plan, name_run
 from nodes.training.progress import Progress
-from nodes.training.result import BEST_FILE, RESULT_FILE, Result
+from nodes.training.result import RESULT_FILE, Result
 from nodes.training.resume import read
 from paramserver.checkpoint import FOLDER, Checkpoint
 from paramserver.console import say
@@ -113,12 +113,8 @@ class Session:
         own = folder_of("", self._checkpoint) if self._checkpoint is not None else None
         make_folder(self.folder, again=own is not None and own.resolve() == self.folder.resolve())
         result.output = str(self.folder)
-        if (
-            own is not None
-            and (own / BEST_FILE).exists()
-            and not (self.folder / BEST_FILE).exists()
-        ):
-            shutil.copyfile(own / BEST_FILE, self.folder / BEST_FILE)  # it may stay the best
+        if self._checkpoint is not None and own is not None:
+            bring_best(self._checkpoint, own, self.folder)
         if info is not None:
             result.device = info.name
             say(f"device: {info}")
@@ -144,7 +140,9 @@ class Session:
         if plan is None:
             raise ValueError("prepare the session first")
         self._task = asyncio.current_task()
-        with held(self.folder), EventLog(self.folder / EVENTS_FILE) as events, progress:
+        told = self._checkpoint.table["judge"]["last"] if self._checkpoint is not None else None
+        log = EventLog(self.folder / EVENTS_FILE, validated=told["epoch"] if told else 0)
+        with held(self.folder), log as events, progress:
             (self.folder / RESULT_FILE).unlink(missing_ok=True)  # an earlier life's
 
             def note(state: dict[str, Any]) -> None:

@@ -62,7 +62,7 @@ class RunWorker:
         self._executor = executor
         self._reporter = Reporter(spec, me, device, fingerprint, links, run_address)
         admission = self._reporter.admission if spec.table.consistency == "ssp" else None
-        self._pulling = Pulling(table, spec.deadline, admission)
+        self._pulling = Pulling(table, spec.table.size, spec.deadline, admission)
         self._pushes: dict[int, asyncio.Task[None]] = {}
         self._gradients: dict[int, Floats] = {}
         self._group: asyncio.TaskGroup | None = None

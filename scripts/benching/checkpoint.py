@@ -15,7 +15,7 @@ from benching.suites import Settings, Suite
 TURNS = 7
 QUICK_TURNS = 2
 EVERY = {"always": 0.001, "every-second": 1.0}
-"""Seconds from a checkpoint's end to the next one's beginning."""
+"""Seconds from a checkpoint's end to the next one's beginning; the driver looks ten times a second."""
 NEVER = 86400
 
 
@@ -26,6 +26,7 @@ async def run(settings: Settings, sheet: Sheet) -> None:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="bench-")))
         data, words = find_data(folder, quick=settings.quick)
         sheet.note(f"data: {words}")
+        sheet.note(f"written to {folder} (TMPDIR names another disk)")
         sheet.note(f"both sides on cores {', '.join(str(core) for core in cores)}")
         without = Command(folder, settings, cores, data, **{"checkpoint.every": NEVER})
         for name, every in EVERY.items():

@@ -123,7 +123,9 @@ class Command:
         result = json.loads(out)
         self.seconds += result["seconds"]
         events = map(json.loads, (output / "events.jsonl").read_text().splitlines())
-        self.checkpoints += sum(event["kind"] == "checkpoint" for event in events)
+        self.checkpoints += sum(
+            event["kind"] == "checkpoint" and event["error"] is None for event in events
+        )
         return {"seconds": result["seconds"] / result["examples"]}
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from nodes.training.result import Result
 from nodes.training.resume import read
-from paramserver.checkpoint import FOLDER, Checkpoint, load
+from paramserver.checkpoint import FOLDER, Checkpoint, TableState, load
+from paramserver.cutclient import CutClient
 from paramserver.slices import Floats
 from tests.support.cluster import cluster, plan_of, recipe_of, train
 
@@ -135,6 +136,12 @@ async def test_a_life_that_died_in_the_cluster_before_its_first_checkpoint_is_se
         host = running.host
         await host.coordinator.put_config(dead.name, dead.model_dump(mode="json"))
         assert await host.view.changes.until(lambda: host.view.map.run is not None, 5.0)
+        client = CutClient(host.links, host.maps, dead.table_name, host.me, deadline=5.0)
+        other = TableState.empty(dead.table.size, dead.table.rule.name)
+        for array in other.arrays:
+            array[:] = 0
+        other.versions[:] = 0
+        await client.restore(other)
         result, again = await running.train(plan, spec, tmp_path / "3", lambda _: None)
         assert (result.status, result.epochs) == ("done", 4)
     assert digest(again) == digest(expected)

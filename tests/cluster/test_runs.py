@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +112,29 @@ async def test_a_run_whose_driver_died_in_mid_run_is_withdrawn_after_a_while() -
             assert await view.changes.until(lambda: view.map.run is not None, 5.0)
         assert await view.changes.until(lambda: view.map.run is None, 10.0)
         assert await running.host.coordinator.configs() == {}
+
+
+async def test_a_run_withdrawn_while_a_worker_prepares_leaves_the_worker_for_the_next(
+    tmp_path: Path,
+) -> None:
+    preparing, withdrawn = threading.Event(), threading.Event()
+
+    def wait(compute: Compute) -> Compute:
+        preparing.set()
+        assert withdrawn.wait(10.0)
+        return compute
+
+    async with cluster(both=1, wrap={"peer-0": wait}) as running:
+        plan = plan_of(recipe_of(train__epochs=1))
+        spec = plan.spec(workers=1, min_workers=1, min_shards=1)
+        coordinator = running.host.coordinator
+        early = spec.model_copy(update={"name": "early", "driver": tuple(running.host.me)})
+        await coordinator.put_config(early.name, early.model_dump(mode="json"))
+        assert await asyncio.to_thread(preparing.wait, 10.0)
+        await coordinator.drop_config(early.name)
+        for peer in (running.host, *running.peers):
+            seen = peer.view
+            assert await seen.changes.until(lambda seen=seen: seen.map.run is None, 5.0)
+        withdrawn.set()
+        result, _ = await running.train(plan, spec, tmp_path, lambda _: None)
+        assert (result.status, result.examples) == ("done", 1438)

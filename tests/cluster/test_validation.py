@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from nodes.models.file import validation_of
 from nodes.training.result import BEST_FILE
 from tests.support.cluster import recipe_of, train
 
@@ -52,5 +53,7 @@ async def test_validation_is_the_same_whoever_computes_and_the_best_weights_are_
         tensors = load_file(folder / BEST_FILE)
         best = np.concatenate([tensors[name].ravel() for name in sorted(tensors)])
         assert result.validation is not None
+        for place in (folder, Path(str(result.checkpoint))):
+            assert validation_of(place / BEST_FILE) == result.validation["best"]
         seen.append((result.validation, result.test_loss, best.tobytes(), weights.tobytes()))
     assert seen[0] == seen[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -27,10 +28,11 @@ STEPS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.listdir")
 save(parent, 1, keep=2)
 clock, killed, full = 1, 0, 0
 for number in range(rounds):
-    filler = fill(parent.parent, leave=chance.randrange(120_000))
+    kills = number % 2 == 1
+    filler = fill(parent.parent, leave=400_000 if kills else chance.randrange(50_000))
     child = os.fork()
     if child == 0:
-        left = [number // 2 if number % 2 else -1]  # every second one dies, at a later step each time
+        left = [number // 2]  # the next one dies a step later
 
         def hook(event, arguments):
             if event in STEPS:
@@ -38,7 +40,7 @@ for number in range(rounds):
                 if left[0] == -1:
                     os.kill(os.getpid(), signal.SIGKILL)
 
-        if number % 2:
+        if kills:
             sys.addaudithook(hook)
         try:
             save(parent, clock + 1, keep=2)
@@ -73,8 +75,13 @@ def test_the_last_good_checkpoint_loads_after_fifty_full_disks_and_kills(
     )
     assert done.returncode == 0, done.stderr
     killed, full = map(int, done.stdout.split())
-    assert killed > 5, "the writer was hardly killed"
-    assert full > 5, "the disk was hardly full"
+    assert killed > 15, "it has about 18 steps, and is killed at each of them"
+    assert full == 25
+
+
+def steps(running: Running) -> int:
+    """Return the count of steps in the last line of progress."""
+    return int(re.findall(r"step ([\d,]+)", running.said)[-1].replace(",", ""))
 
 
 def test_training_goes_on_while_the_disk_is_full(tmp_path: Path) -> None:
@@ -90,6 +97,8 @@ def test_training_goes_on_while_the_disk_is_full(tmp_path: Path) -> None:
         running.wait_until(lambda: made.is_dir() and any(made.glob("[!.]*")))
         filler = fill(there)
         running.wait_until(lambda: "no checkpoint now" in running.said)
+        reached = steps(running)
+        running.wait_until(lambda: steps(running) > reached)
         before = {path.name for path in made.glob("[!.]*")}
         assert before
         filler.unlink()

@@ -51,6 +51,8 @@ class Running:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 start_new_session=True,
+                # Where the tests run under nohup, a child would ignore it too.
+                preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
             )
 
     def __enter__(self) -> Running:

@@ -173,6 +173,13 @@ def test_a_run_that_stopped_early_has_stopped_in_its_next_life_too() -> None:
     longer = RunTable(table.spec.model_copy(update={"epochs": 60}), 0.0)
     load(longer, state, state["steps"], 0.0)
     assert longer.phase is Phase.TRAIN, "who asks for more gets more"
+    shorter = RunTable(table.spec.model_copy(update={"epochs": 40}), 0.0)
+    load(shorter, state, state["steps"], 0.0)
+    assert shorter.phase is Phase.EVALUATE, "who asks for less does not"
+    patient = table.spec.model_copy(update={"early_stopping": EarlyStopping(patience=9)})
+    going_on = RunTable(patient, 0.0)
+    load(going_on, state, state["steps"], 0.0)
+    assert going_on.phase is Phase.TRAIN, "who has more patience gets more"
     state["seconds"] = 5.0
     timed = table.spec.model_copy(update={"early_stopping": EarlyStopping(seconds=5.0)})
     late = RunTable(timed, 0.0)
@@ -186,7 +193,9 @@ def test_best_weights_that_were_not_kept_yet_are_found_again_by_the_next_life() 
     while table.to_keep is None:
         play(table, 1.0, 0.0)
     again = RunTable(table.spec, 0.0)
-    load(again, json.loads(json.dumps(save(table, 0.0))), table.figures.steps, 0.0)
+    state = json.loads(json.dumps(save(table, 100.0)))
+    assert state["seconds"] == 0.0, "a validation's time is not training's"
+    load(again, state, table.figures.steps, 0.0)
     assert again.phase is Phase.VALIDATE
     tell(again, 0.0)
     while again.to_keep is None:

@@ -155,9 +155,13 @@ def test_without_a_cache_the_temporary_folder_is_used_if_nobody_else_can_write_t
     folder = program.cache_folder()
     assert (folder.parent, folder.stat().st_mode & 0o777) == (tmp_path, 0o700)
     folder.chmod(0o777)
-    with pytest.raises(DeviceError, match="not a folder of your own"):
-        program.cache_folder()
+    assert program.cache_folder().stat().st_mode & 0o777 == 0o700
     folder.rename(tmp_path / "elsewhere")
-    folder.symlink_to(tmp_path / "elsewhere")
+    for target in ("elsewhere", "file", "nothing"):
+        folder.symlink_to(tmp_path / target)
+        with pytest.raises(DeviceError, match="not a folder of your own"):
+            program.cache_folder()
+        folder.unlink()
+    folder.touch()
     with pytest.raises(DeviceError, match="set XDG_CACHE_HOME"):
         program.cache_folder()
