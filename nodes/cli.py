@@ -23,6 +23,7 @@ from paramserver.cli import (
     Lifeline,
     Name,
     Sets,
+    ZooKeeper,
     listen_flags,
     load_peer,
     print_values,
@@ -74,6 +75,7 @@ def train(
         Path | None, typer.Option(help="Go on from this folder of a run or a checkpoint.")
     ] = None,
     join: Join = None,
+    zookeeper: ZooKeeper = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights and order.")] = None,
     consistency: Annotated[str | None, typer.Option(help="bsp, ssp or asp.")] = None,
     staleness: Annotated[int | None, typer.Option(help="The bound of ssp, in clocks.")] = None,
@@ -89,7 +91,7 @@ def train(
     ] = Show.AUTO,
     set_: Sets = None,
 ) -> None:
-    """Train a recipe: on a local cluster, or with --join on a running one."""
+    """Train a recipe: on a local cluster, or on a running one with --join or --zookeeper."""
     name = Path(recipe).stem if recipe and recipe.endswith(SUFFIXES) else recipe or "resumed"
     result = Result(run=fresh_run(name), recipe=name)
     signals: list[Signals] = []
@@ -105,6 +107,7 @@ def train(
                 "cluster.shards": shards,
                 "cluster.workers": workers,
                 "device.select": device,
+                "cluster.zookeeper.address": zookeeper,
                 "data.path": str(data) if data is not None else None,
             }
             if (recipe is None) == (resume is None):
@@ -176,6 +179,7 @@ def _tell(result: Result) -> None:
 @app.command()
 def start(
     join: Join = None,
+    zookeeper: ZooKeeper = None,
     roles: Annotated[str, typer.Option(help="worker, or shard,worker for both.")] = "worker",
     name: Name = None,
     listen: Annotated[str | None, typer.Option(help="host:port to serve at.")] = None,
@@ -208,6 +212,7 @@ def start(
             "device.select": device,
             "cluster.secret_file": secret_file,
             "cluster.insecure": insecure,
+            "cluster.zookeeper.address": zookeeper,
         },
     )
     start_logging()
@@ -216,10 +221,12 @@ def start(
         handover = read_handover(lifeline)
         join, secret = handover.join, bytes.fromhex(handover.secret)
     check_join(join)
-    if join is None:
+    meets = loaded.config.cluster.zookeeper.address is not None and lifeline is None
+    if (join is not None) == meets:
         raise UserError(
-            "give --join host:port of a peer that hosts the coordinator "
-            "(`paramserver start --embedded` starts one)"
+            "give either --zookeeper host:port (cluster.zookeeper.address) to meet there, or --join "
+            "host:port of a peer that hosts the coordinator (`paramserver start --embedded` starts "
+            "one)"
         )
     select = loaded.config.device.select
     peer = Peer(

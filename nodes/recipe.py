@@ -181,5 +181,12 @@ def absolute(recipe: Recipe) -> Recipe:
     data = recipe.data.model_copy(
         update=resolved(recipe.data, ("path", "root", "test_path", "validation_path"))
     )
-    cluster = recipe.cluster.model_copy(update=resolved(recipe.cluster, ("secret_file",)))
+    meets = recipe.cluster.zookeeper
+    files = resolved(meets, ("auth_file", "ca_file", "cert_file", "key_file"))
+    cluster = recipe.cluster.model_copy(
+        update={
+            **resolved(recipe.cluster, ("secret_file",)),
+            "zookeeper": meets.model_copy(update=files),
+        }
+    )
     return recipe.model_copy(update={"data": data, "cluster": cluster})

@@ -56,6 +56,9 @@ Sets = Annotated[
     list[str] | None, typer.Option("--set", help="One value, such as cluster.deadline=5.")
 ]
 Join = Annotated[str | None, typer.Option(help="host:port of a peer that hosts the coordinator.")]
+ZooKeeper = Annotated[
+    str | None, typer.Option(help="host:port,host:port/path of a ZooKeeper to meet at.")
+]
 Name = Annotated[str | None, typer.Option(help="This peer's name; made up unless given.")]
 Lifeline = Annotated[int | None, typer.Option(hidden=True)]
 
@@ -77,6 +80,7 @@ def load_peer(
 @app.command()
 def start(
     join: Join = None,
+    zookeeper: ZooKeeper = None,
     embedded: Annotated[
         bool, typer.Option("--embedded", help="Host the coordinator instead of joining one.")
     ] = False,
@@ -99,7 +103,12 @@ def start(
     loaded = load_peer(
         config,
         set_,
-        {**listen_flags(listen), "cluster.secret_file": secret_file, "cluster.insecure": insecure},
+        {
+            **listen_flags(listen),
+            "cluster.secret_file": secret_file,
+            "cluster.insecure": insecure,
+            "cluster.zookeeper.address": zookeeper,
+        },
     )
     start_logging()
     secret = read_secret(loaded.config)
@@ -107,10 +116,11 @@ def start(
         handover = read_handover(lifeline)
         join, secret = handover.join, bytes.fromhex(handover.secret)
     check_join(join)
-    if (join is None) != embedded:
+    meets = loaded.config.cluster.zookeeper.address is not None and lifeline is None
+    if [join is not None, meets, embedded].count(True) != 1:
         raise UserError(
-            "give either --join host:port of a peer that hosts the coordinator, or --embedded to "
-            "host it here"
+            "give one of --zookeeper host:port (cluster.zookeeper.address) to meet there, --join "
+            "host:port of a peer that hosts the coordinator, or --embedded to host it here"
         )
     peer = Peer(
         loaded.config,

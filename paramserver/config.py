@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
 from pydantic_core import PydanticCustomError
 
+from paramserver.address import parse_address
 from paramserver.schedule import Rate
 from paramserver.spec import LONGEST_PERIOD, Rule, RuleName
 
@@ -53,13 +54,37 @@ class Section(BaseModel):
     )
 
 
+def _ensemble(value: object) -> object:
+    if isinstance(value, str):
+        parse_address(value)
+    return value
+
+
+class ZooKeeperConfig(Section):
+    """A ZooKeeper ensemble that peers meet at.
+
+    ``address`` is host:port,host:port/path, as ZooKeeper's own clients take it. ``auth_file`` holds
+    user:password (digest): what the cluster makes is then closed to everybody else. ``tls`` encrypts;
+    ``ca_file`` has the certificates to trust instead of the system's, ``cert_file`` and ``key_file``
+    are this peer's own.
+    """
+
+    address: Annotated[Text, BeforeValidator(_ensemble)] | None = None
+    auth_file: FilePath | None = None
+    tls: bool = False
+    ca_file: FilePath | None = None
+    cert_file: FilePath | None = None
+    key_file: FilePath | None = None
+
+
 class ClusterConfig(Section):
     """How peers find each other, how many a local cluster starts, and how long anybody waits.
 
     ``peers`` is how many with both roles the launcher starts, 2 unless ``shards`` and ``workers``
     are given. ``deadline`` bounds any one request; a run that nobody works on, or that cannot be
     reached, ends after ``lost_after``. ``host`` and ``port`` are what a peer listens on (port 0: any
-    free one), ``advertise`` the host name that it tells others instead.
+    free one), ``advertise`` the host name that it tells others instead. ``generation`` is the
+    operator's: raised after what coordinates was wiped, it keeps terms growing.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] = "local"
@@ -76,6 +101,8 @@ class ClusterConfig(Section):
     advertise: Text | None = None
     secret_file: FilePath | None = None
     insecure: bool = False
+    zookeeper: ZooKeeperConfig = Field(default_factory=ZooKeeperConfig)
+    generation: Positive = 1
 
     @model_validator(mode="before")
     @classmethod

@@ -190,6 +190,10 @@ class NotEmpty(StoreError):
     """The node has children."""
 
 
+class Forbidden(StoreError):
+    """The node belongs to somebody else's credentials."""
+
+
 class ValueTooLarge(StoreError):
     """A value over 512 KiB, refused before it is sent."""
 

@@ -19,6 +19,7 @@ from paramserver.coordination.embedded import EmbeddedStore
 from paramserver.coordination.port import Store as CoordinationStore
 from paramserver.coordination.remote import open_remote
 from paramserver.coordination.service import StoreService
+from paramserver.coordination.zookeeper import open_zookeeper
 from paramserver.errors import (
     NotReady,
     Refused,
@@ -28,6 +29,7 @@ from paramserver.errors import (
     Unsupported,
 )
 from paramserver.leader import Leader
+from paramserver.leaderwatch import LeaderWatch
 from paramserver.mapview import LocalMap, MapView
 from paramserver.placement import ClusterMap, RunEntry, parse_map
 from paramserver.runservice import RunService
@@ -83,8 +85,9 @@ class Role(Protocol):
 class Peer:
     """One process of a cluster.
 
-    It joins the coordinator at ``join`` (host:port), or hosts the embedded one where ``join`` is
-    None. A peer that is no ``candidate`` never leads (a launcher, a driver).
+    It joins the coordinator at ``join`` (host:port); where that is None, it meets the others at the
+    configuration's ZooKeeper, and where there is none either, it hosts the embedded coordinator. A
+    peer that is no ``candidate`` never leads (a launcher, a driver).
     """
 
     def __init__(
@@ -215,7 +218,8 @@ class Peer:
         if self._role is not None:
             await self._role.prepare()
         cluster = self.config.cluster
-        if self._join is None:
+        embedded: EmbeddedStore | None = None
+        if self._coordinator_kind == "embedded" and self._join is None:
             embedded = EmbeddedStore(session_timeout=cluster.session_timeout)
             self._handlers.update(StoreService(embedded.tree).handlers)
             stack.push_async_callback(embedded.close)
@@ -230,16 +234,23 @@ class Peer:
         status = StatusServer(self.status, self.ready)
         self.status_address = await status.start(self.config.status.host, self.config.status.port)
         stack.push_async_callback(status.close)
-        store: CoordinationStore = (
-            embedded if self._join is None else await self._open_remote(self._join)
-        )
-        self._coordinator = Coordinator(store, cluster=cluster.name)
+        store = embedded if embedded is not None else await self._open_store()
+        self._coordinator = Coordinator(store, cluster=cluster.name, generation=cluster.generation)
         stack.push_async_callback(self._coordinator.close)
 
-    async def _open_remote(self, address: str) -> CoordinationStore:
+    @property
+    def _coordinator_kind(self) -> str:
+        """What the peers of the cluster meet at, as far as this one knows."""
+        meets = self._join is None and self.config.cluster.zookeeper.address is not None
+        return "zookeeper" if meets else "embedded"
+
+    async def _open_store(self) -> CoordinationStore:
+        """Reach the coordinator that another process hosts."""
         try:
+            if self._join is None:
+                return await open_zookeeper(self.config.cluster, deadline=self._deadline)
             return await open_remote(
-                address,
+                self._join,
                 self._identity,
                 self._secret,
                 session_timeout=self.config.cluster.session_timeout,
@@ -259,6 +270,9 @@ class Peer:
             self._leader = Leader(coordinator, self.links)
             coordinator.subscribe(self._leader.look_again)
             tasks.append(group.create_task(self._leader.run()))
+            watch = LeaderWatch(coordinator, self.links, self.me, self._deadline)
+            coordinator.subscribe(watch.look_again)
+            tasks.append(group.create_task(watch.run()))
         if self._applier is not None:
             tasks.append(group.create_task(self._applier.run()))
         if self._role is not None:
@@ -433,9 +447,11 @@ class Peer:
         seen = self._coordinator.describe()
         leader = self._coordinator.leader()
         return {
-            "kind": "embedded",
+            "kind": self._coordinator_kind,
             "host": seen["host"],
             "state": seen["state"],
+            "session": seen["session"],
+            "lag": seen["lag"],
             "leader": seen["leader"],
             "term": [leader.term.generation, leader.term.czxid] if leader is not None else None,
             "is_leader": seen["leads"],

@@ -170,6 +170,35 @@ ensure_system() {
     not_ready "apt-get could not install ${missing[*]}"
 }
 
+# Have Java and ZooKeeper's jars, installed if we are root; else unpacked into the user's cache, which
+# needs Java alone. Fails where there is no way.
+ensure_zookeeper() {
+  local cache="${XDG_CACHE_HOME:-$HOME/.cache}/paramserver/zookeeper" jars=usr/share/java/zookeeper.jar
+  if command -v java >/dev/null && [[ -r /$jars || -r $cache/$jars ]]; then
+    return
+  fi
+  command -v apt-get >/dev/null || return 1
+  if ((EUID == 0)); then
+    install_packages zookeeper
+    return
+  fi
+  command -v java >/dev/null || return 1
+  unpack_zookeeper "$cache"
+}
+
+unpack_zookeeper() (
+  local package folder
+  folder=$(mktemp -d) && cd -- "$folder" || return 1
+  trap 'rm -rf "$folder"' EXIT
+  say "unpacking ZooKeeper into $1"
+  apt-get -qq download libzookeeper-java libslf4j-java libdropwizard-metrics-java libsnappy-java \
+    >/dev/null 2>&1 || return 1
+  mkdir -p "$1"
+  for package in *.deb; do
+    dpkg -x "$package" "$1" || return 1
+  done
+)
+
 ensure_environment() {
   local extra=$1 started=$SECONDS
   if is_current "$extra"; then

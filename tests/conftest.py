@@ -21,6 +21,8 @@ from typing import Any
 import hypothesis
 import numpy as np
 import pytest
+from zookeeping.jars import NoZooKeeper
+from zookeeping.server import Ensemble
 
 # Seconds that each of a test's phases may take. `@pytest.mark.deadline(seconds)` gives it more.
 DEADLINE = 120.0
@@ -50,7 +52,6 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[SEED] = config.option.seed = secrets.randbits(32) if seed is None else seed
     # Capturing is suspended here, so this is the terminal's stderr and stays it.
     config.stash[STDERR] = os.dup(2)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has every process ignore it
     os.environ[SESSION_VARIABLE] = f"{os.getpid()}-{secrets.token_hex(8)}"
 
 
@@ -195,8 +196,10 @@ def _no_process_left_behind() -> Iterator[None]:
 
 
 @pytest.fixture
-def no_orphans() -> Iterator[None]:
+def no_orphans(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail the test that asks for this if a process started during it is still there after it."""
+    if "zookeeper" in request.fixturenames:
+        request.getfixturevalue("zookeeper")  # it stays for others
     before = _processes_of_session()
     yield
     _refuse_leftovers(_processes_of_session() - before)
@@ -257,6 +260,19 @@ def _refuse_leftovers(pids: set[int]) -> None:
             os.close(handle)
     if left:
         pytest.fail("the tests left processes behind:\n" + "\n".join(left))
+
+
+# ZooKeeper
+
+
+@pytest.fixture(scope="session")
+def zookeeper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real server's address; each test takes a path of its own there."""
+    try:
+        with Ensemble(tmp_path_factory.mktemp("zookeeper"), 1, tick=200) as running:
+            yield running.address
+    except NoZooKeeper as error:
+        pytest.skip(f"NO ZOOKEEPER: {error}")
 
 
 # Data

@@ -22,9 +22,9 @@ async def train_joined(
     output: Path,
     progress: Progress,
     on_driver: Callable[[Driver], None],
-    join: str,
+    join: str | None,
 ) -> Result:
-    """Publish ``plan`` to the cluster whose coordinator is at ``join``, and follow it.
+    """Publish ``plan`` to the cluster whose coordinator is at ``join``, or at its recipe's ZooKeeper.
 
     Waits for ``cluster.min_workers`` workers and one shard; the cluster goes on after the run.
 
@@ -38,6 +38,8 @@ async def train_joined(
             deadline=cluster.deadline,
             session_timeout=cluster.session_timeout,
             secret_file=cluster.secret_file,
+            zookeeper=cluster.zookeeper,
+            generation=cluster.generation,
         ),
         status=StatusConfig(host=plan.recipe.status.host, port=plan.recipe.status.port),
     )
@@ -55,15 +57,15 @@ async def train_joined(
         spec = plan.spec(workers=1, min_workers=cluster.min_workers, min_shards=1)
         changes = Changes()
         peer.coordinator.subscribe(changes.notify)
+        needed = counted(cluster.min_workers, "worker")
         if not enough():
-            needed = counted(cluster.min_workers, "worker")
             say(f"waiting for {needed} and a shard; {counted(there(), 'worker')} so far")
         if not await changes.until(enough, spec.lost_after):
-            here = counted(len(members.current), "member")
+            here = f"{counted(there(), 'worker')} and {counted(len(members.current), 'member')}"
             raise NotReady(
-                f"the cluster at {join} has {counted(there(), 'worker')} and {here} after "
+                f"the cluster at {join or cluster.zookeeper.address} has {here} after "
                 f"{spec.lost_after:g} s; the run needs {needed} and a shard: "
-                "start them with `node start --join` and `paramserver start --join`"
+                "start them with `node start` and `paramserver start`, with --join or --zookeeper"
             )
         spec = plan.spec(workers=there(), min_workers=cluster.min_workers, min_shards=1)
         result.peers = sum(bool(member.roles) for member in members.current.values())

@@ -62,8 +62,9 @@ def recording(result: Result) -> Iterator[None]:
 class Session:
     """One run: `prepare` it, `run` it on an event loop, and `stop` or `cancel` it there.
 
-    ``join`` is the address of a cluster to run it on; without, it gets local peers of its own. A run
-    that goes on from a ``checkpoint`` stays in its folder unless ``output`` names another.
+    ``join`` is the address of a cluster to run it on; else the recipe's ZooKeeper is where it meets
+    one, and without either it gets local peers of its own. A run that goes on from a ``checkpoint``
+    stays in its folder unless ``output`` names another.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Session:
         self.folder = output if output is not None else folder_of(result.run, checkpoint)
         self._join = join
         self._checkpoint = checkpoint
+        self._local = True
         self._plan: Plan | None = None
         self._driver: Driver | None = None
         self._task: asyncio.Task[Any] | None = None
@@ -96,7 +98,8 @@ class Session:
             KernelError: there is no such device here.
         """
         result = self.result
-        info = choose(recipe.device.select) if self._join is None else None
+        self._local = self._join is None and recipe.cluster.zookeeper.address is None
+        info = choose(recipe.device.select) if self._local else None
         dataset = load_dataset(recipe.data)
         if schema is not None:
             dataset = replace(dataset, schema=schema)
@@ -152,7 +155,7 @@ class Session:
                 progress(state)
 
             try:
-                if self._join is None:
+                if self._local:
                     await train_locally(plan, result, self.folder, note, self._begin)
                 else:
                     await train_joined(plan, result, self.folder, note, self._begin, self._join)

@@ -7,6 +7,8 @@
     session_store   the store's user side: one session over whatever link a dial function makes
     embedded        … in the tree's own process
     remote          … over a connection to the host
+    zoolink         … over a connection to a ZooKeeper server
+    zookeeper       … of an ensemble of them
     layout          where everything lies in the tree
     watching        look again whenever something may have changed
     members         who is there

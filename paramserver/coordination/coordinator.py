@@ -208,6 +208,7 @@ class Coordinator:
             "base": self._layout.base,
             "session": f"{self._store.session.id:x}",
             "session_timeout": self._store.session.timeout,
+            "lag": self._store.session.lag,
             "leader": leader.name if leader is not None else None,
             "leader_address": leader.address if leader is not None else None,
             "leader_term": str(leader.term) if leader is not None else None,

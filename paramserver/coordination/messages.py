@@ -123,6 +123,14 @@ class EventsAre:
     events: list[tuple[int, str, str]]
 
 
+@message(46)
+class SyncTree:
+    """Answer once every write finished before, whoever made it, can be read by the caller."""
+
+    caller: tuple[int, int]
+    path: str
+
+
 def stat_to_wire(stat: Stat) -> WireStat:
     """Return a stat as its four numbers."""
     return stat.czxid, stat.mzxid, stat.version, stat.owner

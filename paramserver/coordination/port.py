@@ -141,6 +141,12 @@ class Session:
         """Whether nobody can take the session for dead now: connected, and the lease runs."""
         return self.state is SessionState.CONNECTED and self.clock() < self.lease_deadline
 
+    @property
+    def lag(self) -> float | None:
+        """Seconds since the last request was sent that got an answer; None before the first."""
+        answered = self.lease_deadline - 2 * self.timeout / 3
+        return self.clock() - answered if answered > float("-inf") else None
+
     def listen(self, listener: Callable[[SessionState], None]) -> Callable[[], None]:
         """Call ``listener`` at each change of state, at once; return what ends that."""
         self._listeners.append(listener)

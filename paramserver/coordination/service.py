@@ -21,6 +21,7 @@ from paramserver.coordination.messages import (
     OpenSession,
     SessionOpened,
     StayAlive,
+    SyncTree,
     Transact,
     Transacted,
     op_from_wire,
@@ -57,6 +58,7 @@ class StoreService:
             OpenSession: self._open,
             CloseSession: self._close,
             StayAlive: self._ping,
+            SyncTree: self._ping,  # one tree, in order: what is finished is there
             GetNode: self._get,
             ListChildren: self._children,
             Transact: self._transact,
@@ -121,7 +123,7 @@ class StoreService:
         self._tree.end(self._touch(ask.caller))
         return Done()
 
-    def _ping(self, ask: StayAlive) -> Done:
+    def _ping(self, ask: StayAlive | SyncTree) -> Done:
         self._touch(ask.caller)
         return Done()
 

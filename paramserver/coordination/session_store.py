@@ -1,9 +1,9 @@
 """The user side of a served store: one session over whatever link a dial function makes.
 
 The session outlives links. A link that ends suspends it at once; the store dials again with
-full-jitter backoff and takes the same session up. The host keeps the session's watches and unread
-events meanwhile, so an interruption loses none. Where the host has forgotten the session, the store
-opens another, and every watch fires.
+full-jitter backoff and takes the same session up. A host that keeps the session's watches and
+unread events meanwhile loses none; where it does not, or has forgotten the session so that the store
+opens another, every watch fires.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from paramserver.coordination.messages import (
     OpenSession,
     SessionOpened,
     StayAlive,
+    SyncTree,
     Transact,
     Transacted,
     op_to_wire,
@@ -100,15 +101,23 @@ class _Watch:
 class SessionStore:
     """A `paramserver.coordination.port.Store` over links that ``dial`` makes.
 
-    ``host`` names the host in messages; T is ``session_timeout`` in seconds. Call `open` first.
+    ``host`` names the host in messages; T is ``session_timeout`` in seconds. ``keeps_watches`` says
+    whether the host keeps watches while there is no link. Call `open` first.
     """
 
     def __init__(
-        self, dial: Dial, host: str, *, session_timeout: float, clock: Clock = time.monotonic
+        self,
+        dial: Dial,
+        host: str,
+        *,
+        session_timeout: float,
+        clock: Clock = time.monotonic,
+        keeps_watches: bool = True,
     ) -> None:
         self.host = host
         self.session = Session(session_timeout, clock)
         self._dial = dial
+        self._keeps_watches = keeps_watches
         self._link: Link | None = None
         self._broken: asyncio.Future[None] | None = None
         self._caller = (0, 0)
@@ -242,7 +251,7 @@ class SessionStore:
         session.acknowledge(opened.session, sent)
         session.move(SessionState.CONNECTED)
         for key, watch in tuple(self._watches.items()):
-            if renewed or not watch.armed:
+            if renewed or not watch.armed or not self._keeps_watches:
                 self._fire(key)
         return link
 
@@ -380,8 +389,8 @@ class SessionStore:
         return [result_from_wire(result) for result in answer.results]
 
     async def sync(self, path: str) -> None:
-        """Make reads see every write finished before: the host serves one tree, in order."""
-        await self._ask(lambda caller: StayAlive(caller=caller), writes=False)
+        """Make reads that follow see every write finished before, whoever made it."""
+        await self._ask(lambda caller: SyncTree(caller=caller, path=path), writes=False)
 
     # Watches
 

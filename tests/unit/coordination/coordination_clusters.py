@@ -1,18 +1,22 @@
 """Clusters that the conformance suite runs on, and the faults it may inject."""
 
 import asyncio
+import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
-from typing import Any
+from dataclasses import replace
+from typing import Any, Protocol
 
 from virtual_time import VirtualLoop
 
 from paramserver.coordination.coordinator import Coordinator, MemberInfo
 from paramserver.coordination.embedded import TreeHost
-from paramserver.coordination.messages import Transact
+from paramserver.coordination.messages import CloseSession, OpenSession, Transact
 from paramserver.coordination.port import Clock, Delete
 from paramserver.coordination.session_store import Dial, Link, SessionStore
+from paramserver.coordination.zookeeper import Ensemble, parse_address
 from paramserver.errors import ConnectionLost, DeadlineExceeded, Unreachable
 
 T = 1.0
@@ -23,7 +27,7 @@ class Faults:
     """What one peer's way to the coordinator suffers."""
 
     def __init__(self, dial: Dial) -> None:
-        self._dial = dial
+        self.inner = dial
         self._ends: list[asyncio.Future[None]] = []
         self.refuses = False
         self.frozen = False
@@ -36,7 +40,7 @@ class Faults:
         if self.frozen:
             await asyncio.wait([self.end()], timeout=seconds)
             raise Unreachable(f"no connection within {seconds:g} s")
-        return FaultyLink(await self._dial(seconds), self)
+        return FaultyLink(await self.inner(seconds), self)
 
     def cut(self, *, refuse: bool) -> None:
         """Break the links there are, and refuse others or not."""
@@ -87,20 +91,92 @@ class FaultyLink:
         await self._inner.close()
 
 
+class Host(Protocol):
+    """What a coordinator runs on, and the way behind every peer's back."""
+
+    def dial(self) -> Dial:
+        """Return what makes links for one session."""
+
+    def end(self, dial: Dial, session: int) -> None:
+        """End the session of who has this dial, before anything else happens here."""
+
+    def delete(self, path: str) -> None:
+        """Delete a node, before anything else happens here."""
+
+
+class InTree:
+    """A tree of this project's own."""
+
+    def __init__(self, host: TreeHost, dial: Callable[[], Dial]) -> None:
+        self._tree = host.tree
+        self.dial = dial
+
+    def end(self, dial: Dial, session: int) -> None:
+        self._tree.end(session)
+
+    def delete(self, path: str) -> None:
+        self._tree.multi(self._tree.sessions()[0], [Delete(path, -1)])
+
+
+class InZooKeeper:
+    """A folder of its own in a real ZooKeeper."""
+
+    def __init__(self, servers: str) -> None:
+        self._address = parse_address(f"{servers}/test-{secrets.token_hex(4)}")
+
+    def dial(self) -> Dial:
+        return self._ensemble().dial
+
+    def _ensemble(self) -> Ensemble:
+        return Ensemble(self._address, session_timeout=T)
+
+    def end(self, dial: Dial, session: int) -> None:
+        async def close() -> None:
+            other = self._ensemble()
+            other.memory = replace(dial.__self__.memory, zxid=0)  # type: ignore[attr-defined]
+            link = await other.dial(5.0)
+            await link.request(OpenSession(session=session, timeout=T), deadline=5.0)
+            await link.request(CloseSession(caller=(session, 0)), deadline=5.0)
+            await link.close()
+
+        _meanwhile(close)
+
+    def delete(self, path: str) -> None:
+        async def go() -> None:
+            store = SessionStore(self.dial(), "the test", session_timeout=T, keeps_watches=False)
+            await store.open(5.0)
+            await store.delete(path, -1)
+            await store.close()
+
+        _meanwhile(go)
+
+
+def _meanwhile(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run ``work`` to its end while this thread's loop stands still."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(lambda: asyncio.run(work())).result(10.0)
+
+
 class Cluster:
     """A coordinator's host and peers with a session each, in this process."""
 
-    def __init__(self, host: TreeHost, dial: Callable[[], Dial], clock: Clock) -> None:
+    def __init__(self, host: Host, clock: Clock, *, keeps_watches: bool = True) -> None:
         self.clock = clock
-        self.host = host
-        self._dial = dial
+        self._host = host
+        self._keeps_watches = keeps_watches
         self._stack = AsyncExitStack()
         self._tasks: list[asyncio.Task[None]] = []
         self.faults: dict[Any, Faults] = {}
 
     async def store(self) -> SessionStore:
-        faults = Faults(self._dial())
-        store = SessionStore(faults.dial, "the test", session_timeout=T, clock=self.clock)
+        faults = Faults(self._host.dial())
+        store = SessionStore(
+            faults.dial,
+            "the test",
+            session_timeout=T,
+            clock=self.clock,
+            keeps_watches=self._keeps_watches,
+        )
         await store.open(5.0)
         self.faults[store] = faults
         self._stack.push_async_callback(store.close)
@@ -115,11 +191,11 @@ class Cluster:
         return peer
 
     def expire(self, store: SessionStore) -> None:
-        self.host.tree.end(store.session.id)
+        self._host.end(self.faults[store].inner, store.session.id)
 
     def delete(self, path: str) -> None:
         """Delete a node behind every peer's back."""
-        self.host.tree.multi(self.host.tree.sessions()[0], [Delete(path, -1)])
+        self._host.delete(path)
 
     async def close(self) -> None:
         for task in self._tasks:
@@ -174,15 +250,24 @@ class Peer:
 Scenario = Callable[[Cluster], Awaitable[None]]
 
 
-async def _play(host: TreeHost, dial: Callable[[], Dial], clock: Clock, scenario: Scenario) -> None:
-    ticking = asyncio.create_task(host.run())
-    cluster = Cluster(host, dial, clock)
+async def _play_in(cluster: Cluster, scenario: Scenario) -> None:
     try:
         await scenario(cluster)
     finally:
         await cluster.close()
+
+
+async def _play(host: TreeHost, dial: Callable[[], Dial], clock: Clock, scenario: Scenario) -> None:
+    ticking = asyncio.create_task(host.run())
+    try:
+        await _play_in(Cluster(InTree(host, dial), clock), scenario)
+    finally:
         ticking.cancel()
         await asyncio.gather(ticking, return_exceptions=True)
+    _nothing_left()
+
+
+def _nothing_left() -> None:
     left = asyncio.all_tasks() - {asyncio.current_task()}
     assert not left, f"tasks were left behind: {left}"
 
@@ -224,4 +309,17 @@ def play_remote(scenario: Scenario) -> None:
         runner.run(main())
 
 
+def play_zookeeper(scenario: Scenario, servers: str) -> None:
+    """Play on a real ZooKeeper, in real time."""
+
+    async def main() -> None:
+        host = InZooKeeper(servers)
+        await _play_in(Cluster(host, time.monotonic, keeps_watches=False), scenario)
+        _nothing_left()
+
+    with asyncio.Runner() as runner:
+        runner.run(main())
+
+
 PLAYS = {"embedded": play_embedded, "remote": play_remote}
+"""How to play on what is started for each scenario alone."""

@@ -1,11 +1,11 @@
-"""What every recipe promises on every back end; a back end is a row of `PLAYS`."""
+"""What every recipe promises on every back end."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import pytest
-from coordination_clusters import PLAYS, Cluster, Peer, T
+from coordination_clusters import PLAYS, Cluster, Peer, T, play_zookeeper
 
 from paramserver.coordination.documents import ABSENT
 from paramserver.coordination.port import (
@@ -36,10 +36,15 @@ SLACK = 0.3
 """What a loaded machine may add, in seconds."""
 
 
-def on_every_store(scenario: Callable[[Cluster], Awaitable[None]]) -> Callable[[str], None]:
-    @pytest.mark.parametrize("back_end", PLAYS)
-    def test(back_end: str) -> None:
-        PLAYS[back_end](scenario)
+def on_every_store(
+    scenario: Callable[[Cluster], Awaitable[None]],
+) -> Callable[[str, pytest.FixtureRequest], None]:
+    @pytest.mark.parametrize("back_end", [*PLAYS, "zookeeper"])
+    def test(back_end: str, request: pytest.FixtureRequest) -> None:
+        if back_end == "zookeeper":
+            play_zookeeper(scenario, request.getfixturevalue("zookeeper"))
+        else:
+            PLAYS[back_end](scenario)
 
     test.__name__ = scenario.__name__
     return test
