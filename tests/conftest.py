@@ -275,6 +275,16 @@ def zookeeper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         pytest.skip(f"NO ZOOKEEPER: {error}")
 
 
+@pytest.fixture(scope="session")
+def ensemble(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of three real servers that stay well."""
+    try:
+        with Ensemble(tmp_path_factory.mktemp("ensemble"), 3, tick=200) as running:
+            yield running.address
+    except NoZooKeeper as error:
+        pytest.skip(f"NO ZOOKEEPER: {error}")
+
+
 # Data
 
 

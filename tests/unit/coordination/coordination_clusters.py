@@ -18,6 +18,7 @@ from paramserver.coordination.port import Clock, Delete
 from paramserver.coordination.session_store import Dial, Link, SessionStore
 from paramserver.coordination.zookeeper import Ensemble, parse_address
 from paramserver.errors import ConnectionLost, DeadlineExceeded, Unreachable
+from tests.support.faultproxy import FaultProxy
 
 T = 1.0
 """The session timeout in tests, in seconds."""
@@ -91,11 +92,21 @@ class FaultyLink:
         await self._inner.close()
 
 
+class ProxyFaults(FaultProxy):
+    """A way that suffers in the bytes themselves."""
+
+    inner: Dial
+    dial: Dial
+
+
+AnyFaults = Faults | ProxyFaults
+
+
 class Host(Protocol):
     """What a coordinator runs on, and the way behind every peer's back."""
 
-    def dial(self) -> Dial:
-        """Return what makes links for one session."""
+    async def faults(self) -> AnyFaults:
+        """Return the way of one session, and what it suffers."""
 
     def end(self, dial: Dial, session: int) -> None:
         """End the session of who has this dial, before anything else happens here."""
@@ -109,7 +120,10 @@ class InTree:
 
     def __init__(self, host: TreeHost, dial: Callable[[], Dial]) -> None:
         self._tree = host.tree
-        self.dial = dial
+        self._dial = dial
+
+    async def faults(self) -> Faults:
+        return Faults(self._dial())
 
     def end(self, dial: Dial, session: int) -> None:
         self._tree.end(session)
@@ -119,20 +133,26 @@ class InTree:
 
 
 class InZooKeeper:
-    """A folder of its own in a real ZooKeeper."""
+    """A folder of its own in a real ZooKeeper, each session's way behind a proxy where asked for."""
 
-    def __init__(self, servers: str) -> None:
-        self._address = parse_address(f"{servers}/test-{secrets.token_hex(4)}")
+    def __init__(self, servers: str, *, proxied: bool) -> None:
+        self._servers = servers
+        self._chroot = f"/test-{secrets.token_hex(4)}"
+        self._proxied = proxied
 
-    def dial(self) -> Dial:
-        return self._ensemble().dial
+    async def faults(self) -> AnyFaults:
+        if not self._proxied:
+            return Faults(self._ensemble(self._servers).dial)
+        proxy = ProxyFaults(self._servers)
+        proxy.inner = proxy.dial = self._ensemble(await proxy.start()).dial
+        return proxy
 
-    def _ensemble(self) -> Ensemble:
-        return Ensemble(self._address, session_timeout=T)
+    def _ensemble(self, servers: str) -> Ensemble:
+        return Ensemble(parse_address(f"{servers}{self._chroot}"), session_timeout=T)
 
     def end(self, dial: Dial, session: int) -> None:
         async def close() -> None:
-            other = self._ensemble()
+            other = self._ensemble(self._servers)
             other.memory = replace(dial.__self__.memory, zxid=0)  # type: ignore[attr-defined]
             link = await other.dial(5.0)
             await link.request(OpenSession(session=session, timeout=T), deadline=5.0)
@@ -143,7 +163,8 @@ class InZooKeeper:
 
     def delete(self, path: str) -> None:
         async def go() -> None:
-            store = SessionStore(self.dial(), "the test", session_timeout=T, keeps_watches=False)
+            dial = self._ensemble(self._servers).dial
+            store = SessionStore(dial, "the test", session_timeout=T, keeps_watches=False)
             await store.open(5.0)
             await store.delete(path, -1)
             await store.close()
@@ -169,7 +190,7 @@ class Cluster:
         self.faults: dict[Any, Faults] = {}
 
     async def store(self) -> SessionStore:
-        faults = Faults(self._host.dial())
+        faults = await self._host.faults()
         store = SessionStore(
             faults.dial,
             "the test",
@@ -179,6 +200,8 @@ class Cluster:
         )
         await store.open(5.0)
         self.faults[store] = faults
+        if isinstance(faults, ProxyFaults):
+            self._stack.push_async_callback(faults.close)
         self._stack.push_async_callback(store.close)
         return store
 
@@ -207,7 +230,7 @@ class Cluster:
 class Peer:
     """A peer as far as coordination goes."""
 
-    def __init__(self, store: SessionStore, faults: Faults, name: str, incarnation: int) -> None:
+    def __init__(self, store: SessionStore, faults: AnyFaults, name: str, incarnation: int) -> None:
         self.store = store
         self.faults = faults
         self.info = MemberInfo(
@@ -309,11 +332,11 @@ def play_remote(scenario: Scenario) -> None:
         runner.run(main())
 
 
-def play_zookeeper(scenario: Scenario, servers: str) -> None:
+def play_zookeeper(scenario: Scenario, servers: str, *, proxied: bool = False) -> None:
     """Play on a real ZooKeeper, in real time."""
 
     async def main() -> None:
-        host = InZooKeeper(servers)
+        host = InZooKeeper(servers, proxied=proxied)
         await _play_in(Cluster(host, time.monotonic, keeps_watches=False), scenario)
         _nothing_left()
 

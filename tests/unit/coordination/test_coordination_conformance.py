@@ -39,12 +39,14 @@ SLACK = 0.3
 def on_every_store(
     scenario: Callable[[Cluster], Awaitable[None]],
 ) -> Callable[[str, pytest.FixtureRequest], None]:
-    @pytest.mark.parametrize("back_end", [*PLAYS, "zookeeper"])
+    @pytest.mark.parametrize("back_end", [*PLAYS, "zookeeper", "ensemble", "proxied"])
     def test(back_end: str, request: pytest.FixtureRequest) -> None:
-        if back_end == "zookeeper":
-            play_zookeeper(scenario, request.getfixturevalue("zookeeper"))
-        else:
+        if back_end in PLAYS:
             PLAYS[back_end](scenario)
+        else:
+            kind = "ensemble" if back_end == "ensemble" else "zookeeper"
+            servers = request.getfixturevalue(kind)
+            play_zookeeper(scenario, servers, proxied=back_end == "proxied")
 
     test.__name__ = scenario.__name__
     return test

@@ -190,18 +190,18 @@ def test_backoff_grows_no_further_than_two_seconds() -> None:
         store = SessionStore(faults.dial, "host:1", session_timeout=T, clock=clock)
         await store.open(1.0)
         dials = []
-        dial = faults._dial
+        dial = faults.inner
 
         async def counted(seconds: float) -> Link:
             dials.append(clock())
             raise Unreachable("away")
 
-        faults._dial = counted
+        faults.inner = counted
         faults.cut(refuse=False)
         await asyncio.sleep(60.0)
         assert 30 < len(dials) < 120
         assert max(b - a for a, b in pairwise(dials)) <= 2.0
-        faults._dial = dial
+        faults.inner = dial
         assert await store.session.connected(2.1)
         await store.close()
         ticking.cancel()

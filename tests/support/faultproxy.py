@@ -1,0 +1,130 @@
+"""A way to ZooKeeper that suffers: connections reset, refused, swallowed, answers lost."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+
+HEAD = struct.Struct("!ii")  # xid, operation
+WRITES = (1, 2, 5, 14, 15)
+"""ZooKeeper's numbers of create, delete, setData, multi and create2."""
+
+
+class FaultProxy:
+    """Forwards to ``target`` (host:port) from a port of its own; one for each client.
+
+    ``refuses``: who connects is reset. ``frozen``: nothing is forwarded, and nothing closed.
+    ``loses``: the answer to the next write with one of these in a path is lost, and its connection
+    with it.
+    """
+
+    def __init__(self, target: str) -> None:
+        host, _, port = target.rpartition(":")
+        self._target = host, int(port)
+        self.refuses = False
+        self.loses: list[str] = []
+        self._moving = asyncio.Event()
+        self._moving.set()
+        self._server: asyncio.Server | None = None
+        self._passing: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    async def start(self) -> str:
+        """Listen; return the address."""
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        return f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def close(self) -> None:
+        """Stop listening and reset everybody."""
+        if self._server is not None:
+            self._server.close()
+        self.cut(refuse=True)
+        for task in tuple(self._passing):
+            task.cancel()
+        await asyncio.gather(*self._passing, return_exceptions=True)
+        if self._server is not None:
+            await self._server.wait_closed()
+
+    @property
+    def frozen(self) -> bool:
+        """Whether nothing is forwarded."""
+        return not self._moving.is_set()
+
+    @frozen.setter
+    def frozen(self, value: bool) -> None:
+        if value:
+            self._moving.clear()
+        else:
+            self._moving.set()
+
+    def cut(self, *, refuse: bool) -> None:
+        """End every connection at once, and refuse others or not."""
+        self.refuses = refuse
+        for writer in tuple(self._writers):
+            writer.transport.abort()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._passing.add(task)
+        self._writers.add(writer)
+        there: asyncio.StreamWriter | None = None
+        try:
+            if self.refuses:
+                return
+            back, there = await asyncio.open_connection(*self._target)
+            self._writers.add(there)
+            lost: set[int] = set()
+            passing = [
+                asyncio.ensure_future(self._requests(reader, there, lost)),
+                asyncio.ensure_future(self._answers(back, writer, lost)),
+            ]
+            try:
+                await asyncio.wait(passing, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for one in passing:
+                    one.cancel()
+                await asyncio.gather(*passing, return_exceptions=True)
+        except OSError:
+            return
+        finally:
+            for one in (writer, there):
+                if one is not None:
+                    one.transport.abort()
+                    self._writers.discard(one)
+            self._passing.discard(task)
+
+    async def _requests(
+        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, lost: set[int]
+    ) -> None:
+        first = True
+        while True:
+            frame = await self._frame(source)
+            if not first:
+                xid, operation = HEAD.unpack_from(frame, 4)
+                for part in self.loses if operation in WRITES else ():
+                    if part.encode() in frame:
+                        self.loses.remove(part)
+                        lost.add(xid)
+                        break
+            first = False
+            sink.write(frame)
+            await sink.drain()
+
+    async def _answers(
+        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, lost: set[int]
+    ) -> None:
+        first = True
+        while True:
+            frame = await self._frame(source)
+            if not first and struct.unpack_from("!i", frame, 4)[0] in lost:
+                return
+            first = False
+            sink.write(frame)
+            await sink.drain()
+
+    async def _frame(self, source: asyncio.StreamReader) -> bytes:
+        head = await source.readexactly(4)
+        frame = head + await source.readexactly(*struct.unpack("!i", head))
+        await self._moving.wait()
+        return frame
