@@ -79,7 +79,9 @@ class Server:
         return f"<Server {self.address} in {self._folder}>"
 
     def start(self) -> None:
-        """Start the process; see `wait`."""
+        """Start the process, unless it is there; see `wait`."""
+        if self._process is not None and self._process.poll() is None:
+            return
         command = ["java", *HEAP, "-cp", class_path(), MAIN, str(self._folder / "zoo.cfg")]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(

@@ -28,6 +28,7 @@ class FaultProxy:
         self._server: asyncio.Server | None = None
         self._passing: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
+        self._clients: set[asyncio.StreamWriter] = set()
 
     async def start(self) -> str:
         """Listen; return the address."""
@@ -63,11 +64,18 @@ class FaultProxy:
         for writer in tuple(self._writers):
             writer.transport.abort()
 
+    def half_close(self) -> None:
+        """Tell every client that no more will come, and take what it still sends."""
+        for writer in tuple(self._clients):
+            if writer.can_write_eof() and not writer.is_closing():
+                writer.write_eof()
+
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._passing.add(task)
         self._writers.add(writer)
+        self._clients.add(writer)
         there: asyncio.StreamWriter | None = None
         try:
             if self.refuses:
@@ -92,6 +100,7 @@ class FaultProxy:
                 if one is not None:
                     one.transport.abort()
                     self._writers.discard(one)
+            self._clients.discard(writer)
             self._passing.discard(task)
 
     async def _requests(
