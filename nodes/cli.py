@@ -24,6 +24,7 @@ from paramserver.cli import (
     Name,
     Sets,
     ZooKeeper,
+    elsewhere,
     listen_flags,
     load_peer,
     print_values,
@@ -110,6 +111,8 @@ def train(
                 "cluster.zookeeper.address": zookeeper,
                 "data.path": str(data) if data is not None else None,
             }
+            if join is not None and zookeeper is not None:
+                raise UserError("give either --join or --zookeeper, not both")
             if (recipe is None) == (resume is None):
                 raise UserError("give either a RECIPE, or --resume with the folder of a run")
             checkpoint = None
@@ -221,8 +224,7 @@ def start(
         handover = read_handover(lifeline)
         join, secret = handover.join, bytes.fromhex(handover.secret)
     check_join(join)
-    meets = loaded.config.cluster.zookeeper.address is not None and lifeline is None
-    if (join is not None) == meets:
+    if (join and zookeeper) or not (join or loaded.config.cluster.zookeeper.address):
         raise UserError(
             "give either --zookeeper host:port (cluster.zookeeper.address) to meet there, or --join "
             "host:port of a peer that hosts the coordinator (`paramserver start --embedded` starts "
@@ -230,7 +232,7 @@ def start(
         )
     select = loaded.config.device.select
     peer = Peer(
-        loaded.config,
+        elsewhere(loaded.config) if join is not None else loaded.config,
         new_identity(name),
         secret,
         shard="shard" in wanted,

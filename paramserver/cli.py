@@ -13,7 +13,7 @@ import typer
 
 from kernels.engine import open_engine
 from paramserver import __version__
-from paramserver.config import PeerConfig
+from paramserver.config import PeerConfig, ZooKeeperConfig
 from paramserver.configfile import Loaded, load, read_document, show
 from paramserver.console import (
     check_join,
@@ -116,14 +116,15 @@ def start(
         handover = read_handover(lifeline)
         join, secret = handover.join, bytes.fromhex(handover.secret)
     check_join(join)
-    meets = loaded.config.cluster.zookeeper.address is not None and lifeline is None
-    if [join is not None, meets, embedded].count(True) != 1:
+    if [join is not None, zookeeper is not None, embedded].count(True) > 1 or not (
+        join or embedded or loaded.config.cluster.zookeeper.address
+    ):
         raise UserError(
             "give one of --zookeeper host:port (cluster.zookeeper.address) to meet there, --join "
             "host:port of a peer that hosts the coordinator, or --embedded to host it here"
         )
     peer = Peer(
-        loaded.config,
+        elsewhere(loaded.config) if join is not None or embedded else loaded.config,
         new_identity(name),
         secret,
         shard=roles == "shard",
@@ -132,6 +133,12 @@ def start(
     )
     signals = run_loop(live(peer, lifeline=lifeline, embedded=embedded))
     signals.reraise()
+
+
+def elsewhere(config: PeerConfig) -> PeerConfig:
+    """Return a configuration without its ZooKeeper: the command line says where to meet others."""
+    cluster = config.cluster.model_copy(update={"zookeeper": ZooKeeperConfig()})
+    return config.model_copy(update={"cluster": cluster})
 
 
 def listen_flags(listen: str | None) -> dict[str, object]:

@@ -76,6 +76,15 @@ class ZooKeeperConfig(Section):
     cert_file: FilePath | None = None
     key_file: FilePath | None = None
 
+    @model_validator(mode="after")
+    def _check(self) -> ZooKeeperConfig:
+        for key in ("ca_file", "cert_file", "key_file"):
+            if getattr(self, key) is not None and not self.tls:
+                raise fault("tls", f"must be true with {key}: nothing is encrypted without")
+        if self.key_file is not None and self.cert_file is None:
+            raise fault("cert_file", "missing: key_file needs it")
+        return self
+
 
 class ClusterConfig(Section):
     """How peers find each other, how many a local cluster starts, and how long anybody waits.

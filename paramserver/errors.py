@@ -32,6 +32,7 @@
         ├── NodeExists
         ├── BadVersion
         ├── NotEmpty
+        ├── Forbidden
         ├── ValueTooLarge
         ├── Unavailable
         ├── OutcomeUnknown
@@ -191,7 +192,9 @@ class NotEmpty(StoreError):
 
 
 class Forbidden(StoreError):
-    """The node belongs to somebody else's credentials."""
+    """The node belongs to somebody else's credentials, or a quota is used up."""
+
+    exit_code = 3
 
 
 class ValueTooLarge(StoreError):

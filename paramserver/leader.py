@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 
 from pydantic import ValidationError
@@ -35,9 +36,13 @@ PROBE_DEADLINE = 2.0
 
 
 class Leader:
-    """Leads while this peer's term lasts; idle otherwise."""
+    """Leads while this peer's term lasts; idle otherwise.
 
-    def __init__(self, coordinator: Coordinator, links: Links) -> None:
+    ``serial`` returns that of the newest map known here.
+    """
+
+    def __init__(self, coordinator: Coordinator, links: Links, serial: Callable[[], int]) -> None:
+        self._serial = serial
         self._coordinator = coordinator
         self._links = links
         self._changes = Changes()
@@ -65,6 +70,7 @@ class Leader:
             await self._changes.until(lambda: self._dirty, LOOK_AGAIN)
             self._dirty = False
             if not self.leads:
+                self._driver_gone = None
                 continue
             try:
                 await self._govern()
@@ -82,7 +88,7 @@ class Leader:
             await self._end_orphan(view)
             decision = decide(view)
             for run in decision.forget:
-                await self._coordinator.drop_outcome(run)
+                await self._coordinator.drop_outcome(run, leading=True)
             for run, outcome in decision.outcomes.items():
                 log.warning("run %s ends: %s", run, outcome.get("error", outcome["status"]))
                 await self._coordinator.put_outcome(run, outcome)
@@ -93,7 +99,7 @@ class Leader:
         """Withdraw the run under way once its driver has been gone for as long as a run may be."""
         run = view.map.run
         spec = view.runs.get(run.name) if run is not None else None
-        if spec is None or spec.driver is None or is_here(view, spec.driver):
+        if spec is None or spec.driver is None or is_here(view, spec.driver) or not view.settled:
             self._driver_gone = None
             return
         now = asyncio.get_running_loop().time()
@@ -101,7 +107,7 @@ class Leader:
             self._driver_gone = (spec.name, now)
         elif now - self._driver_gone[1] > spec.lost_after:
             log.warning("run %s is withdrawn: its driver %s is gone", spec.name, spec.driver[0])
-            await self._coordinator.drop_config(spec.name)
+            await self._coordinator.drop_config(spec.name, leading=True)
 
     async def create_table(self, name: str, spec: TableSpec) -> int:
         """Add a table to the map; return the map's serial. The same table again is no error.
@@ -147,9 +153,11 @@ class Leader:
             )
             for info in self._coordinator.members.current.values()
         }
-        placed = parse_map(document) if document is not None else ClusterMap()
+        # A coordinator that was wiped has no map: what comes must be newer than what peers know.
+        known = self._serial()
+        placed = parse_map(document) if document is not None else ClusterMap(serial=known)
         outcomes = frozenset(await self._coordinator.outcomes())
-        view = View(present, placed, runs, outcomes)
+        view = View(present, placed, runs, outcomes, settled=self._coordinator.settled)
         if placed.run is not None and view.waiting:
             view = replace(view, finished=await self._has_finished(placed))
         return view, version

@@ -57,6 +57,11 @@ class LeaderWatch:
         except (RequestFailed, NotReady) as error:
             log.info("no connection to the leader %s: %s", leader.name, error)
             return
+        if (connection.remote.name, connection.remote.incarnation) != (
+            leader.name,
+            leader.incarnation,
+        ):
+            return  # another peer is at the address that the leader gave
         connection.add_close_callback(self._changes.notify)
         while not connection.closed:
             if self._is_other(leader):

@@ -22,7 +22,8 @@ class Present:
 class View:
     """All that a leader looks at: who is there, the map, the runs asked for and those ended.
 
-    ``finished`` says that the run under way has ended, as its run table tells.
+    ``finished`` says that the run under way has ended, as its run table tells, ``settled`` that who is
+    not ``present`` has gone, and is not on its way back.
     """
 
     present: Mapping[str, Present]
@@ -30,6 +31,7 @@ class View:
     runs: Mapping[str, RunSpec]
     outcomes: frozenset[str] = frozenset()
     finished: bool = False
+    settled: bool = True
 
     @property
     def waiting(self) -> list[str]:
@@ -130,6 +132,7 @@ def _lost(view: View, table: str) -> dict[Member, list[int]]:
     for place, slices in needed.items():
         member = view.map.members[place]
         here = view.present.get(member.name)
-        if here is None or here.member.incarnation != member.incarnation:
+        gone = view.settled if here is None else here.member.incarnation != member.incarnation
+        if gone:
             lost[member] = slices
     return lost

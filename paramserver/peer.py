@@ -267,7 +267,7 @@ class Peer:
             group.create_task(self._follow_map(group)),
         ]
         if self._candidate:
-            self._leader = Leader(coordinator, self.links)
+            self._leader = Leader(coordinator, self.links, lambda: self.view.map.serial)
             coordinator.subscribe(self._leader.look_again)
             tasks.append(group.create_task(self._leader.run()))
             watch = LeaderWatch(coordinator, self.links, self.me, self._deadline)
@@ -298,6 +298,8 @@ class Peer:
             if document is None:
                 continue
             placed = parse_map(document)
+            if placed.serial < self.view.map.serial:
+                continue  # of a coordinator that was wiped
             if self._shard is not None:
                 self._shard.adopt(placed)
             self.view.offer(placed)

@@ -193,10 +193,10 @@ unpack_zookeeper() (
   say "unpacking ZooKeeper into $1"
   apt-get -qq download libzookeeper-java libslf4j-java libdropwizard-metrics-java libsnappy-java \
     >/dev/null 2>&1 || return 1
-  mkdir -p "$1"
   for package in *.deb; do
-    dpkg -x "$package" "$1" || return 1
+    dpkg -x "$package" unpacked || return 1
   done
+  mkdir -p "$(dirname -- "$1")" && rm -rf "$1" && mv unpacked "$1"
 )
 
 ensure_environment() {

@@ -46,6 +46,11 @@ class Coordinator:
         """The session's state: connected, suspended, expired or closed."""
         return self._store.session.state.value
 
+    @property
+    def settled(self) -> bool:
+        """Whether who is not among the members has gone, and is not on its way back."""
+        return self._store.session.settled
+
     async def run(self, *, candidate: bool = True) -> None:
         """Keep the views and, once registered, stand for election, until cancelled or closed.
 
@@ -126,13 +131,14 @@ class Coordinator:
         """
         return await self._values(self._layout.configs)
 
-    async def drop_config(self, run: str) -> None:
-        """Ask for a run no longer.
+    async def drop_config(self, run: str, *, leading: bool = False) -> None:
+        """Ask for a run no longer; ``leading``: as the leader.
 
         Raises:
             Unavailable
+            Fenced: this peer does not lead, or no longer.
         """
-        await self.documents.drop(self._layout.config(run))
+        await self._drop(self._layout.config(run), leading)
 
     async def put_outcome(self, run: str, outcome: dict[str, Any]) -> int:
         """Write how a run ended, as the leader; return the new version.
@@ -162,13 +168,20 @@ class Coordinator:
         """
         return await self._values(self._layout.outcomes)
 
-    async def drop_outcome(self, run: str) -> None:
-        """Forget how a run ended.
+    async def drop_outcome(self, run: str, *, leading: bool = False) -> None:
+        """Forget how a run ended; ``leading``: as the leader.
 
         Raises:
             Unavailable
+            Fenced: this peer does not lead, or no longer.
         """
-        await self.documents.drop(self._layout.outcome(run))
+        await self._drop(self._layout.outcome(run), leading)
+
+    async def _drop(self, path: str, leading: bool) -> None:
+        if leading:
+            await self.documents.drop(path, through=self.election.fenced)
+        else:
+            await self.documents.drop(path)
 
     # The map
 

@@ -17,6 +17,7 @@ from paramserver.coordination.layout import Ground
 from paramserver.coordination.port import (
     ANY,
     Create,
+    Delete,
     Op,
     OpResult,
     SessionState,
@@ -130,15 +131,17 @@ class Documents:
                 if self._store.session.clock() >= end:
                     raise
 
-    async def drop(self, path: str) -> None:
-        """Delete a document; none there is no error.
+    async def drop(self, path: str, *, through: Through | None = None) -> None:
+        """Delete a document; none there is no error. ``through`` is as in `swap`.
 
         Raises:
             Unavailable: the store could not be reached for two session timeouts.
+            Fenced: ``through`` refused.
         """
+        write = through if through is not None else self._store.multi
 
         async def delete() -> None:
-            await self._store.delete(path, ANY)
+            await write([Delete(path, ANY)])
 
         try:
             await self._patiently(path, delete)

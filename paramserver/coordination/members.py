@@ -18,7 +18,7 @@ from paramserver.errors import BadVersion, NodeExists, NoNode, Unavailable
 
 log = logging.getLogger(__name__)
 
-FOREIGN_WAIT = 1.5
+FOREIGN_WAIT = 2.0
 """How long, in session timeouts, a new peer waits for an earlier life of its name to vanish."""
 
 
@@ -93,8 +93,8 @@ class Members:
     async def register(self, info: MemberInfo) -> None:
         """Register this peer, and again in each new session from now on.
 
-        A node of an earlier life of the same name is waited for, one and a half session timeouts at
-        most, then replaced.
+        A node of an earlier life of the same name is waited for, two session timeouts at most, then
+        replaced.
 
         Raises:
             NodeExists: a living peer holds the name; the text names it.

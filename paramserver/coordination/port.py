@@ -37,6 +37,9 @@ SEQUENCE_DIGITS = 10
 WatchKind = Literal["data", "children"]
 """``data``: the node is made, changed or deleted; ``children``: so are those right below it."""
 
+GRACE = 3.0
+"""Seconds that peers are given, beyond T, to come back after an ensemble's absence."""
+
 Clock = Callable[[], float]
 """Seconds on a monotonic clock."""
 
@@ -119,13 +122,24 @@ class Session:
     """The store's side of being known: an id that ephemeral nodes belong to, and its lease.
 
     ``timeout`` is T in seconds: a host that hears nothing for T forgets the session. While the
-    clock is below ``lease_deadline`` (the send time of the last acknowledged request + 2T/3) the
-    host certainly has not.
+    clock is below ``lease_deadline`` (the send time of the last request whose answer proves the
+    session, plus ``lease`` of T) the host certainly has not.
+
+    ``single`` says that one host serves everybody, and each of its answers proves the session. Of an
+    ensemble's servers only that is true which all of them have agreed on, a write or a sync: any other
+    answer may come from one that is cut off. And what a session says reaches the server that forgets
+    sessions up to half a tick later, T/4 at most; so there the lease is T/2, and less is waited between
+    two requests.
     """
 
-    def __init__(self, timeout: float, clock: Clock = time.monotonic) -> None:
+    def __init__(
+        self, timeout: float, clock: Clock = time.monotonic, *, single: bool = True
+    ) -> None:
         self.timeout = timeout
         self.clock = clock
+        self.single = single
+        self.lease = 2 / 3 if single else 1 / 2
+        self._connected_at = float("inf")
         self.id = 0
         self.state = SessionState.SUSPENDED
         self.lease_deadline = float("-inf")
@@ -144,8 +158,17 @@ class Session:
     @property
     def lag(self) -> float | None:
         """Seconds since the last request was sent that got an answer; None before the first."""
-        answered = self.lease_deadline - 2 * self.timeout / 3
+        answered = self.lease_deadline - self.lease * self.timeout
         return self.clock() - answered if answered > float("-inf") else None
+
+    @property
+    def settled(self) -> bool:
+        """Whether whose ephemeral nodes are not there has gone.
+
+        When an ensemble was away for long, every session is another: everybody comes back in its own
+        time, and its nodes with it. So nobody is missed for T and a little more.
+        """
+        return self.single or self.clock() - self._connected_at > self.timeout + GRACE
 
     def listen(self, listener: Callable[[SessionState], None]) -> Callable[[], None]:
         """Call ``listener`` at each change of state, at once; return what ends that."""
@@ -175,6 +198,8 @@ class Session:
         if state is self.state:
             return
         self.state = state
+        if state is SessionState.CONNECTED:
+            self._connected_at = self.clock()
         for listener in tuple(self._listeners):
             listener(state)
         self._changes.notify()
@@ -182,7 +207,7 @@ class Session:
     def acknowledge(self, session: int, sent: float) -> None:
         """Note that a request sent at ``sent`` under the id ``session`` was answered."""
         if session == self.id:
-            self.lease_deadline = max(self.lease_deadline, sent + 2 * self.timeout / 3)
+            self.lease_deadline = max(self.lease_deadline, sent + self.lease * self.timeout)
 
 
 class Store(Protocol):

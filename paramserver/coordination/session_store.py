@@ -63,6 +63,8 @@ from paramserver.waiting import first_error
 log = logging.getLogger(__name__)
 
 SHORTEST_BACKOFF, LONGEST_BACKOFF = 0.05, 2.0
+SHORTEST_ATTACH = 1.0
+"""The least seconds that a host is given to take the session up, where there is no hurry."""
 CLOSING = 1.0
 """The most seconds that saying farewell may take."""
 
@@ -101,8 +103,10 @@ class _Watch:
 class SessionStore:
     """A `paramserver.coordination.port.Store` over links that ``dial`` makes.
 
-    ``host`` names the host in messages; T is ``session_timeout`` in seconds. ``keeps_watches`` says
-    whether the host keeps watches while there is no link. Call `open` first.
+    ``host`` names the host in messages; T is ``session_timeout`` in seconds. Call `open` first.
+
+    ``single`` is as in `paramserver.coordination.port.Session`; such a host also keeps watches while
+    there is no link.
     """
 
     def __init__(
@@ -112,12 +116,11 @@ class SessionStore:
         *,
         session_timeout: float,
         clock: Clock = time.monotonic,
-        keeps_watches: bool = True,
+        single: bool = True,
     ) -> None:
         self.host = host
-        self.session = Session(session_timeout, clock)
+        self.session = Session(session_timeout, clock, single=single)
         self._dial = dial
-        self._keeps_watches = keeps_watches
         self._link: Link | None = None
         self._broken: asyncio.Future[None] | None = None
         self._caller = (0, 0)
@@ -143,7 +146,9 @@ class SessionStore:
         while True:
             left = end - self.session.clock()
             try:
-                link = await self._attach(max(left, 0.001))
+                # Not all the time for one host: it may be frozen, and another well.
+                share = max(self.session.timeout / 3, SHORTEST_ATTACH)
+                link = await self._attach(max(min(left, share), 0.001))
                 break
             except (RequestFailed, StoreError) as error:
                 pause = _backoff(attempt)
@@ -193,7 +198,9 @@ class SessionStore:
         """Keep the session: serve the link until it breaks, then make another."""
         attempt = 0
         while self.session.state is not SessionState.CLOSED:
-            pause = _backoff(attempt)
+            lag, timeout = self.session.lag, self.session.timeout
+            alive = lag is not None and lag < timeout  # so it is not to be missed for long
+            pause = _backoff(attempt, timeout / 6 if alive else LONGEST_BACKOFF)
             try:
                 if link is None:
                     link = await self._attach(max(self.session.timeout / 3, SHORTEST_BACKOFF))
@@ -251,7 +258,7 @@ class SessionStore:
         session.acknowledge(opened.session, sent)
         session.move(SessionState.CONNECTED)
         for key, watch in tuple(self._watches.items()):
-            if renewed or not watch.armed or not self._keeps_watches:
+            if renewed or not watch.armed or not self.session.single:
                 self._fire(key)
         return link
 
@@ -269,10 +276,10 @@ class SessionStore:
         session = self.session
         while True:
             sent = session.clock()
-            third = session.timeout / 3
-            await link.request(StayAlive(caller=self._caller), deadline=third)
+            await link.request(StayAlive(caller=self._caller), deadline=session.timeout / 3)
             session.acknowledge(self._caller[0], sent)
-            await asyncio.sleep(max(sent + third - session.clock(), 0))
+            pause = session.timeout / (3 if self.session.single else 6)
+            await asyncio.sleep(max(sent + pause - session.clock(), 0))
 
     async def _take_events(self, link: Link) -> None:
         while True:
@@ -338,9 +345,11 @@ class SessionStore:
             self._break(link, error)
             raise
         except StoreError:
-            session.acknowledge(caller[0], sent)
+            if writes or self.session.single:
+                session.acknowledge(caller[0], sent)
             raise
-        session.acknowledge(caller[0], sent)
+        if writes or self.session.single:
+            session.acknowledge(caller[0], sent)
         return answer
 
     def _lost(self, error: RequestFailed, writes: bool) -> NoReturn:
@@ -436,6 +445,7 @@ class SessionStore:
                     future.set_result(None)
 
 
-def _backoff(attempt: int) -> float:
-    """Return a pause in seconds: full jitter under a ceiling that doubles up to 2 s."""
-    return random.uniform(0, min(SHORTEST_BACKOFF * 2 ** min(attempt, 10), LONGEST_BACKOFF))
+def _backoff(attempt: int, longest: float = LONGEST_BACKOFF) -> float:
+    """Return a pause in seconds: full jitter under a ceiling that doubles up to 2 s or less."""
+    ceiling = min(SHORTEST_BACKOFF * 2 ** min(attempt, 10), LONGEST_BACKOFF, longest)
+    return random.uniform(0, max(ceiling, SHORTEST_BACKOFF))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import random
 import ssl
 import time
 from pathlib import Path
@@ -13,6 +15,8 @@ from paramserver.coordination.port import Clock, Store
 from paramserver.coordination.session_store import Link, SessionStore
 from paramserver.coordination.zoolink import Credentials, Memory, ZooLink
 from paramserver.errors import ConfigurationError, Unreachable
+
+log = logging.getLogger(__name__)
 
 
 class Ensemble:
@@ -33,8 +37,7 @@ class Ensemble:
         self._tls = tls
         self._clock = clock
         self.memory = Memory()
-        self._next = 0
-        self._refused_since: float | None = None
+        self._next = random.randrange(len(address.hosts))  # not all of a cluster at the first
 
     def __repr__(self) -> str:
         return f"<Ensemble {self._address}>"
@@ -57,27 +60,33 @@ class Ensemble:
                     reader, writer = await asyncio.open_connection(host, port, ssl=self._tls)
             except TimeoutError:
                 why = f"{host}:{port}: no connection within {share:.1f} s"
+                self.memory.refused.pop(f"{host}:{port}", None)
                 continue
-            except OSError as error:
-                why = f"{host}:{port}: {error.strerror or error}"
+            except (OSError, UnicodeError) as error:
+                why = f"{host}:{port}: {getattr(error, 'strerror', None) or error}"
+                self.memory.refused.pop(f"{host}:{port}", None)
                 continue
             name, memory = f"{host}:{port}", self.memory
             return ZooLink(reader, writer, name, self._address.chroot, memory, self._credentials)
         raise Unreachable(f"ZooKeeper does not answer ({why})")
 
     def _forget_what_nobody_has(self) -> None:
-        """Take servers that lag behind for new ones where all refused us for a session's time.
+        """Take servers that lag behind for new ones where all refused us for twice a session's time.
 
         A server that has seen less than we have ends the connection. One such may lag; where all do
         for longer than the session lasts, the ensemble was made anew, and what we saw is gone.
         """
-        now, memory = self._clock(), self.memory
-        if not memory.refusals:
-            self._refused_since = None
-        elif self._refused_since is None:
-            self._refused_since = now
-        elif now - self._refused_since > 2 * self._timeout:
-            memory.zxid = memory.refusals = 0
+        memory, now = self.memory, asyncio.get_running_loop().time()
+        since = memory.refused.values()
+        all_did = len(since) == len(self._address.hosts)
+        if memory.zxid and all_did and now - max(since) > 2 * self._timeout:
+            log.error(
+                "ZooKeeper %s knows nothing of what it told us: if it was made anew, raise "
+                "cluster.generation on every peer",
+                self._address,
+            )
+            memory.zxid = 0
+            memory.refused.clear()
 
 
 async def open_zookeeper(
@@ -105,7 +114,7 @@ async def open_zookeeper(
         f"ZooKeeper {address}",
         session_timeout=timeout,
         clock=clock,
-        keeps_watches=False,
+        single=False,
     )
     await store.open(deadline)
     return store

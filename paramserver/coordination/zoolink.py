@@ -2,7 +2,7 @@
 
 aiozk 0.32.0 makes and reads the records; its connection and session are not used. They notice a
 closed socket only when the session runs out, read a frozen server's greeting without a deadline,
-retry writes blindly and tell nobody of an expiry (`scripts/aiozk-faults` shows each). What keeps a
+retry writes blindly and tell nobody of an expiry. What keeps a
 session is `paramserver.coordination.session_store`, the same for every back end: one attempt a
 request, outcome unknown where its answer is lost, the lease on the clock of the last answer.
 
@@ -13,7 +13,6 @@ connection was lost, and who waits reads again, which the store port allows.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import struct
 from collections import deque
 from collections.abc import Sequence
@@ -74,6 +73,7 @@ ERRORS: dict[int, type[StoreError]] = {
     -111: NotEmpty,
     -102: Forbidden,
     -114: Forbidden,
+    -125: Forbidden,
     EXPIRED: SessionExpired,
 }
 OTHERS_FAILED = (0, -2)
@@ -81,6 +81,8 @@ OTHERS_FAILED = (0, -2)
 DAMAGED = (struct.error, ValueError, KeyError, TypeError)
 """What aiozk raises over a record that is none."""
 MOST_EVENTS = 65536
+CHANGES = 0b11110
+"""The permissions to write, create, delete and administer."""
 CREATED, DELETED, CHANGED, CHILDREN = 1, 2, 3, 4
 
 
@@ -96,15 +98,15 @@ class Credentials:
 class Memory:
     """What outlasts the connections of one session: its password, and what it has seen.
 
-    ``refusals`` counts the servers that ended the connection, one after the other, when they were
-    told of the session.
+    ``refused`` holds the servers that ended the connection when they were told of the session, with
+    the loop's time of the first of those in a row.
     """
 
     session: int = 0
     password: bytes = bytes(16)
     zxid: int = 0
     events: int = 0
-    refusals: int = 0
+    refused: dict[str, float] = field(default_factory=dict)
 
 
 class ZooLink:
@@ -136,7 +138,6 @@ class ZooLink:
         self._xid = 0
         self._pending: dict[int, asyncio.Future[tuple[int, bytes]]] = {}
         self._special: dict[int, deque[asyncio.Future[tuple[int, bytes]]]] = {
-            protocol.PING_XID: deque(),
             protocol.AUTH_XID: deque(),
         }
         self._events: deque[tuple[int, str, str]] = deque()
@@ -178,16 +179,19 @@ class ZooLink:
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)
-        with contextlib.suppress(OSError, TimeoutError):
+        try:
             async with asyncio.timeout(LONGEST_CLOSE):
                 await self._writer.wait_closed()
+        except (OSError, TimeoutError):
+            self._writer.transport.abort()  # what nobody takes is kept no longer
 
     async def _answer(self, message: object) -> Any:
         match message:
             case OpenSession():
                 return await self._open(message)
             case StayAlive():
-                await self._call(protocol.PingRequest(), "/")
+                # Not a ping: a server that is cut off from the others answers those by itself.
+                await self._call(protocol.SyncRequest(path="/"), "/")
                 return Done()
             case GetNode(path=path):
                 request = protocol.GetDataRequest(path=self._full(path), watch=False)
@@ -230,12 +234,12 @@ class ZooLink:
         try:
             found = protocol.ConnectResponse.deserialize(await self._frame())
         except (OSError, EOFError, *DAMAGED) as error:
-            memory.refusals += 1
+            memory.refused.setdefault(self._host, asyncio.get_running_loop().time())
             self._end("it ended before the session was opened")
             raise ConnectionLost(
                 f"ZooKeeper at {self._host} ended the connection before it opened a session"
             ) from error
-        memory.refusals = 0
+        memory.refused.clear()
         if not found.session_id:
             raise SessionExpired(f"ZooKeeper at {self._host} has forgotten the session")
         memory.session, memory.password = found.session_id, found.password
@@ -323,7 +327,7 @@ class ZooLink:
             if isinstance(one, ResponseError):
                 if one.error_code not in OTHERS_FAILED:
                     raise self._error(one.error_code, op[1], op=index)
-            elif isinstance(one, protocol.CreateResponse):
+            elif isinstance(one, protocol.CreateResponse | protocol.Create2Response):
                 # In a multi ZooKeeper tells the path only; the transaction's number is the reply's.
                 owner = self._memory.session if op[4] else 0
                 results.append((self._own(one.path), (zxid, zxid, 0, owner)))
@@ -336,9 +340,25 @@ class ZooLink:
         return results
 
     async def _create(self, op: WireOp) -> WireResult:
-        payload = await self._call(self._operation(op), op[1], op=0)
+        try:
+            payload = await self._call(self._operation(op), op[1], op=0)
+        except NodeExists:
+            if self._credentials is not None:
+                await self._refuse_open(op[1])
+            raise
         found = protocol.Create2Response.deserialize(payload)
         return self._own(found.path), _stat(found.stat)
+
+    async def _refuse_open(self, path: str) -> None:
+        """See that a node that was there before is the cluster's alone, as all we make are."""
+        request = protocol.GetACLRequest(path=self._full(path))
+        found = protocol.GetACLResponse.deserialize(await self._call(request, path))
+        if any(entry.id.scheme == "world" and entry.perms & CHANGES for entry in found.acl):
+            raise AuthenticationFailed(
+                f"{path} at ZooKeeper {self._host} was made without credentials, and anybody can "
+                "change it: give another path or cluster.name, or raise cluster.generation, on "
+                "every peer"
+            )
 
     def _operation(self, op: WireOp) -> Any:
         name, path, data, version, ephemeral, sequential = op

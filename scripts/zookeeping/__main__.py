@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
@@ -38,8 +39,9 @@ def zookeeper(
             ensemble = stack.enter_context(Ensemble(folder, servers, port=port, tick=tick))
             print(ensemble.address, flush=True)
             print("serving until Ctrl-C", file=sys.stderr)
-            while True:
-                signal.pause()
+            while all(server.serves() for server in ensemble.servers):
+                time.sleep(1.0)
+            raise NotServing(f"a server of {ensemble!r} has ended")
     except (NoZooKeeper, NotServing) as error:
         raise NotReady(str(error)) from error
 

@@ -30,9 +30,9 @@ def class_path() -> str:
     for folder in (SYSTEM, cache() / "usr/share/java"):
         jars = [folder / name for name in NAMES]
         if all(jar.is_file() for jar in jars):
-            if shutil.which("java") is None:
+            if shutil.which("java") is None or shutil.which("setpriv") is None:
                 break
             return ":".join(map(str, jars))
     raise NoZooKeeper(
-        "no Java, or no ZooKeeper: apt-get install -y --no-install-recommends zookeeper"
+        "no Java, no setpriv or no ZooKeeper: apt-get install -y --no-install-recommends zookeeper"
     )

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -91,7 +92,8 @@ def test_a_run_goes_on_without_its_leader(tmp_path: Path, zookeeper: str) -> Non
     assert result["test_loss"] == json.loads(embedded.stdout)["test_loss"]
 
 
-def test_training_goes_on_while_zookeeper_is_away(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fault", ["killed", "frozen"])
+def test_training_goes_on_while_zookeeper_is_away(tmp_path: Path, fault: str) -> None:
     with (
         Ensemble(tmp_path / "zookeeper", 1, tick=200) as ensemble,
         peers(tmp_path, ensemble.address) as started,
@@ -99,7 +101,11 @@ def test_training_goes_on_while_zookeeper_is_away(tmp_path: Path) -> None:
     ):
         shard, (server,) = started["shard"], ensemble.servers
         training.wait_until(lambda: "step" in training.said)
-        server.kill()
+        began = time.monotonic()
+        if fault == "killed":
+            server.kill()
+        else:
+            server.freeze()  # for so long that it takes everybody for dead when it wakes
         shard.wait_until(lambda: "degraded" in str(status(shard, "/readyz")))
         assert status(shard, "/readyz")[0] == 200
         seen = status(shard, "/status")[1]
@@ -109,6 +115,8 @@ def test_training_goes_on_while_zookeeper_is_away(tmp_path: Path) -> None:
         )
         steps = steps_of(training)
         training.wait_until(lambda: steps_of(training) > steps + 1000)
+        training.wait_until(lambda: time.monotonic() - began > SESSION + 1)
+        server.thaw()
         server.start()
         server.wait()
         names = ["shard", "worker-1", "worker-2"]
@@ -117,6 +125,8 @@ def test_training_goes_on_while_zookeeper_is_away(tmp_path: Path) -> None:
             lambda: names == [one for one in status(shard, "/status")[1]["members"] if one in names]
         )
         shard.wait_until(lambda: leader(shard) in names)
+        back = steps_of(training)
+        training.wait_until(lambda: steps_of(training) > back + 1000)
         training.signal(signal.SIGTERM)
         _, result = training.finish(30)
     assert result["status"] == "stopped"

@@ -22,7 +22,25 @@ def test_servers_ports_and_a_path(text: str, address: Address) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", ",", "one:", "one:0", "one:65536", "one:x", "one two", "one//a", "one/a b", "/a", "::1"],
+    [
+        "",
+        ",",
+        "one:",
+        "one:0",
+        "one:65536",
+        "one:x",
+        "one two",
+        "one//a",
+        "one/a b",
+        "/a",
+        "::1",
+        "a..b",
+        "a" * 64,
+        "one/..",
+        "one/a/.",
+        "one\n",
+        "one/a\n",
+    ],
 )
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="write host:port"):
@@ -31,3 +49,4 @@ def test_what_is_no_address_is_refused(text: str) -> None:
 
 def test_an_address_is_shown_as_it_is_written() -> None:
     assert str(parse_address("one,two:3/a")) == "one:2181,two:3/a"
+    assert str(parse_address("[::1]:7")) == "[::1]:7"

@@ -164,7 +164,7 @@ class InZooKeeper:
     def delete(self, path: str) -> None:
         async def go() -> None:
             dial = self._ensemble(self._servers).dial
-            store = SessionStore(dial, "the test", session_timeout=T, keeps_watches=False)
+            store = SessionStore(dial, "the test", session_timeout=T, single=False)
             await store.open(5.0)
             await store.delete(path, -1)
             await store.close()
@@ -181,10 +181,10 @@ def _meanwhile(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
 class Cluster:
     """A coordinator's host and peers with a session each, in this process."""
 
-    def __init__(self, host: Host, clock: Clock, *, keeps_watches: bool = True) -> None:
+    def __init__(self, host: Host, clock: Clock, *, single: bool = True) -> None:
         self.clock = clock
         self._host = host
-        self._keeps_watches = keeps_watches
+        self._single = single
         self._stack = AsyncExitStack()
         self._tasks: list[asyncio.Task[None]] = []
         self.faults: dict[Any, Faults] = {}
@@ -196,7 +196,7 @@ class Cluster:
             "the test",
             session_timeout=T,
             clock=self.clock,
-            keeps_watches=self._keeps_watches,
+            single=self._single,
         )
         await store.open(5.0)
         self.faults[store] = faults
@@ -337,7 +337,7 @@ def play_zookeeper(scenario: Scenario, servers: str, *, proxied: bool = False) -
 
     async def main() -> None:
         host = InZooKeeper(servers, proxied=proxied)
-        await _play_in(Cluster(host, time.monotonic, keeps_watches=False), scenario)
+        await _play_in(Cluster(host, time.monotonic, single=False), scenario)
         _nothing_left()
 
     with asyncio.Runner() as runner:

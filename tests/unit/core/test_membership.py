@@ -80,6 +80,7 @@ def test_a_lost_worker_changes_nothing_and_a_lost_shard_ends_the_run_by_name() -
     runs = {"r": RUN}
     whole = present(a="shard worker", b="shard worker")
     assert decide(View(whole, placed, runs)).map is None
+    assert decide(View(present(a="shard worker"), placed, runs, settled=False)).map is None
     decision = decide(View(present(a="shard worker"), placed, runs))
     assert decision.map is not None
     assert decision.map.run is None
