@@ -160,7 +160,9 @@ def _tell(result: Result) -> None:
         print(f"test loss {result.test_loss:.4f}")
     if result.validation is not None and result.validation["best"] is not None:
         best = result.validation["best"]
-        print(f"best validation: loss {best['loss']:.4f} after epoch {best['epoch']} ({BEST_FILE})")
+        kept = result.output is not None and (Path(result.output) / BEST_FILE).exists()
+        where = f" ({BEST_FILE})" if kept else ""
+        print(f"best validation: loss {best['loss']:.4f} after epoch {best['epoch']}{where}")
     if result.stopped_because is not None and result.status == "done":
         print(result.stopped_because)
     loss = f"{result.loss:.4f}" if result.loss is not None else "none"

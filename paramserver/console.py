@@ -24,6 +24,7 @@ from paramserver.errors import ConfigurationError, NotReady, ParamserverError, U
 from paramserver.launch.lifeline import watch_lifeline
 from paramserver.peer import Peer
 from paramserver.types import PeerId
+from paramserver.waiting import first_error
 
 log = logging.getLogger(__name__)
 
@@ -238,11 +239,6 @@ async def live(peer: Peer, *, lifeline: int | None, embedded: bool) -> Signals:
 
     signals = Signals(leave)
     signals.install()
-    watching = (
-        asyncio.ensure_future(watch_lifeline(lifeline, lambda: leave("the launcher has ended")))
-        if lifeline is not None
-        else None
-    )
 
     def ready() -> None:
         roles = ", ".join(peer.roles) or "none"
@@ -259,12 +255,22 @@ async def live(peer: Peer, *, lifeline: int | None, embedded: bool) -> Signals:
             say("warning: --insecure: whoever reaches this port can read and change the weights")
 
     try:
-        async with peer.running():
-            ready()
-            await stop.wait()
-            if signals.got is not None:
-                await peer.drain()
-    finally:
-        if watching is not None:
-            watching.cancel()
+        async with asyncio.TaskGroup() as group:
+            # From before the peer is prepared until it has ended: its end may be what takes too long.
+            watching = (
+                group.create_task(watch_lifeline(lifeline, lambda: leave("the launcher has ended")))
+                if lifeline is not None
+                else None
+            )
+            try:
+                async with peer.running():
+                    ready()
+                    await stop.wait()
+                    if signals.got is not None:
+                        await peer.drain()
+            finally:
+                if watching is not None:
+                    watching.cancel()
+    except BaseExceptionGroup as several:
+        raise first_error(several) from several
     return signals

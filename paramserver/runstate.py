@@ -107,3 +107,13 @@ class Checkpoints:
     number: int = 0
     folder: str | None = None
     error: str | None = None
+
+    def ask(self) -> int:
+        """Note that somebody wants one; return the number it will have at least."""
+        self.asked = self.number + 1
+        return self.asked
+
+    def note(self, number: int, folder: str | None, error: str | None) -> None:
+        """Note one that was made, or why it was not."""
+        self.number, self.error = number, error
+        self.folder = folder if folder is not None else self.folder

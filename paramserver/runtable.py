@@ -326,14 +326,12 @@ class RunTable:
 
     def ask_checkpoint(self) -> int:
         """Note that somebody wants a checkpoint; return the number it will have at least."""
-        self.checkpoints.asked = self.checkpoints.number + 1
         self.serial += 1
-        return self.checkpoints.asked
+        return self.checkpoints.ask()
 
     def note_checkpoint(self, number: int, folder: str | None, error: str | None) -> None:
         """Note a checkpoint that was made, or why it was not."""
-        folder = folder if folder is not None else self.checkpoints.folder
-        self.checkpoints = Checkpoints(self.checkpoints.asked, number, folder, error)
+        self.checkpoints.note(number, folder, error)
         self.serial += 1
 
     def set_batch_size(self, size: int) -> None:

@@ -132,16 +132,10 @@ async def play(folder: Path, servers: list[Server], seconds: float, seed: int) -
                     [*command, str(T)], cwd=ROOT, env=environment(), stderr=stderr
                 )
         trouble = Trouble(chance, folder, ways, candidates, servers)
-        for _ in range(200):
-            if all((folder / f"{name}.jsonl").exists() for name in NAMES) and lines(folder):
-                break
-            await asyncio.sleep(0.1)
+        await more_writes(folder, 0)
         await trouble.go_on(seconds)
-        before = len(lines(folder))
-        for _ in range(300):
-            if len([one for one in lines(folder)[before:] if one["outcome"] == "written"]) > 10:
-                break
-            await asyncio.sleep(0.1)
+        # All is well again, so somebody leads again.
+        await more_writes(folder, written(folder) + 10)
         ended = {name: one.poll() for name, one in candidates.items()}
         said = {name: (folder / f"{name}.txt").read_text()[-2000:] for name in NAMES}
         assert set(ended.values()) == {None}, (ended, said)
@@ -152,6 +146,18 @@ async def play(folder: Path, servers: list[Server], seconds: float, seed: int) -
         for way in (way for several in ways.values() for way in several):
             await way.close()
     return trouble.done
+
+
+async def more_writes(folder: Path, than: int, seconds: float = 30.0) -> None:
+    """Wait until more numbers were written ``than`` so many."""
+    async with asyncio.timeout(seconds):
+        while written(folder) <= than:
+            await asyncio.sleep(0.1)  # other processes write them
+
+
+def written(folder: Path) -> int:
+    """Return how many numbers were written so far."""
+    return sum(one["outcome"] == "written" for one in lines(folder))
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
