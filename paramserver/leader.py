@@ -157,7 +157,14 @@ class Leader:
         known = self._serial()
         placed = parse_map(document) if document is not None else ClusterMap(serial=known)
         outcomes = frozenset(await self._coordinator.outcomes())
-        view = View(present, placed, runs, outcomes, settled=self._coordinator.settled)
+        view = View(
+            present,
+            placed,
+            runs,
+            outcomes,
+            settled=self._coordinator.settled,
+            dead=frozenset(self._coordinator.buried),
+        )
         if placed.run is not None and view.waiting:
             view = replace(view, finished=await self._has_finished(placed))
         return view, version

@@ -23,7 +23,7 @@ class View:
     """All that a leader looks at: who is there, the map, the runs asked for and those ended.
 
     ``finished`` says that the run under way has ended, as its run table tells, ``settled`` that who is
-    not ``present`` has gone, and is not on its way back.
+    not ``present`` has gone, and is not on its way back; those of the ``dead`` have in any case.
     """
 
     present: Mapping[str, Present]
@@ -32,6 +32,7 @@ class View:
     outcomes: frozenset[str] = frozenset()
     finished: bool = False
     settled: bool = True
+    dead: frozenset[tuple[str, int]] = frozenset()
 
     @property
     def waiting(self) -> list[str]:
@@ -108,7 +109,7 @@ def _keep(view: View) -> Decision:
         )
     error = (
         f"lost {'; '.join(texts)}: no other peer holds a copy; "
-        "start the run again, with peers that stay"
+        "go on from its last checkpoint with `node train --resume FOLDER`"
     )
     return Decision(
         map=view.map.without_run(table),
@@ -132,7 +133,10 @@ def _lost(view: View, table: str) -> dict[Member, list[int]]:
     for place, slices in needed.items():
         member = view.map.members[place]
         here = view.present.get(member.name)
-        gone = view.settled if here is None else here.member.incarnation != member.incarnation
+        if here is None:
+            gone = view.settled or (member.name, member.incarnation) in view.dead
+        else:
+            gone = here.member.incarnation != member.incarnation
         if gone:
             lost[member] = slices
     return lost

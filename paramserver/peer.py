@@ -20,6 +20,7 @@ from paramserver.coordination.port import Store as CoordinationStore
 from paramserver.coordination.remote import open_remote
 from paramserver.coordination.service import StoreService
 from paramserver.coordination.zookeeper import open_zookeeper
+from paramserver.deathwatch import DeathWatch
 from paramserver.errors import (
     NotReady,
     Refused,
@@ -29,7 +30,6 @@ from paramserver.errors import (
     Unsupported,
 )
 from paramserver.leader import Leader
-from paramserver.leaderwatch import LeaderWatch
 from paramserver.mapview import LocalMap, MapView
 from paramserver.placement import ClusterMap, RunEntry, parse_map
 from paramserver.runservice import RunService
@@ -270,7 +270,7 @@ class Peer:
             self._leader = Leader(coordinator, self.links, lambda: self.view.map.serial)
             coordinator.subscribe(self._leader.look_again)
             tasks.append(group.create_task(self._leader.run()))
-            watch = LeaderWatch(coordinator, self.links, self.me, self._deadline)
+            watch = DeathWatch(coordinator, self.links, self.me, self._deadline)
             coordinator.subscribe(watch.look_again)
             tasks.append(group.create_task(watch.run()))
         if self._applier is not None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict
 from typing import Any
@@ -13,7 +15,12 @@ from paramserver.coordination.layout import Ground, Layout
 from paramserver.coordination.members import MemberInfo, Members
 from paramserver.coordination.port import Store
 from paramserver.coordination.watching import Signal, Watching
+from paramserver.errors import BadVersion, NoNode, Unavailable
 from paramserver.waiting import first_error
+
+log = logging.getLogger(__name__)
+
+MOST_BURIED = 1024
 
 __all__ = ["ABSENT", "Coordinator", "LeaderInfo", "MemberInfo"]
 
@@ -35,6 +42,8 @@ class Coordinator:
         self._ground = ground
         self._watching = Watching(store)
         self._changed = Signal()
+        self.buried: deque[tuple[str, int]] = deque(maxlen=MOST_BURIED)
+        """Who was taken out by this peer: name and incarnation, the last of them."""
 
     def __repr__(self) -> str:
         return f"<Coordinator of {self._layout.base} at {self._store.host}, {self.state}>"
@@ -104,6 +113,27 @@ class Coordinator:
     def leader(self) -> LeaderInfo | None:
         """Return the leader last seen, None where there was none."""
         return self.election.leader
+
+    async def bury(self, name: str, incarnation: int) -> bool:
+        """Take a peer seen dead out of members and election, as the leader; False where it had gone.
+
+        Raises:
+            Fenced: this peer does not lead, or no longer.
+            Unavailable, OutcomeUnknown, SessionExpired: look again, and try again if need be.
+        """
+        ops = [
+            *await self.members.nodes_of(name, incarnation),
+            *await self.election.nodes_of(name, incarnation),
+        ]
+        if not ops:
+            return False
+        try:
+            await self.election.fenced(ops)
+        except (NoNode, BadVersion) as error:
+            raise Unavailable(f"{name} has changed meanwhile") from error
+        self.buried.append((name, incarnation))
+        log.warning("%s was seen dead: it is no member any more", name)
+        return True
 
     # Runs: what is asked for, and how each ended
 

@@ -1,8 +1,8 @@
 """Who leads: the oldest candidate's node wins, and its transaction number makes the term.
 
 Candidates are sequential ephemeral nodes with a GUID in their name, so that a candidate whose
-create got no answer finds what became of it. Each watches the one before it (Hunt et al. 2010,
-section 2.4, "locks without herd effect") and whoever leads. Every write of a leader goes through
+create got no answer finds what became of it. Each watches its own, the one before it (Hunt et al.
+2010, section 2.4, "locks without herd effect") and whoever leads. Every write of a leader goes through
 `Election.fenced`, which checks its own node: a deposed leader changes nothing. That makes it safe
 to depose a leader that only looked dead.
 """
@@ -169,6 +169,21 @@ class Election:
         log.warning("deposed %s, whose term was %s", leader.name, leader.term)
         return True
 
+    async def nodes_of(self, name: str, incarnation: int) -> list[Delete]:
+        """Return what takes a peer out of the election.
+
+        Raises:
+            Unavailable, SessionExpired
+        """
+        found: list[Delete] = []
+        for path in await self._queue():
+            node = await self._read(path)
+            if node is not None:
+                who = _parse(node)
+                if (who.get("name"), who.get("incarnation")) == (name, incarnation):
+                    found.append(Delete(path, node.stat.version))
+        return found
+
     # Looking
 
     async def _look(self) -> None:
@@ -182,6 +197,8 @@ class Election:
             mine = await self._own()
         if mine is None:
             self._watching.arm(self._layout.election, "children")
+        else:
+            self._watching.arm(mine.path, "data")  # the leader may take it away by mistake
         queue = await self._queue()
         place = queue.index(mine.path) if mine is not None and mine.path in queue else -1
         if place > 0:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from paramserver.coordination.layout import Ground, Layout
-from paramserver.coordination.port import Stat, Store
+from paramserver.coordination.port import Delete, Stat, Store
 from paramserver.coordination.watching import INTERRUPTIONS, Signal, Watching, try_again
 from paramserver.errors import BadVersion, NodeExists, NoNode, Unavailable
 
@@ -113,6 +113,21 @@ class Members:
         """
         await self._watching.keep_looking(self._look)
 
+    async def nodes_of(self, name: str, incarnation: int) -> list[Delete]:
+        """Return what takes a peer out of the members.
+
+        Raises:
+            Unavailable, SessionExpired
+        """
+        path = self._layout.member(name)
+        try:
+            node = await self._store.get(path)
+        except NoNode:
+            return []
+        info = _parse(path, node)
+        here = info is not None and info.incarnation == incarnation
+        return [Delete(path, node[1].version)] if here else []
+
     # The view
 
     async def _look(self) -> None:
@@ -123,6 +138,8 @@ class Members:
         if mine is not None and (
             mine.name not in names or self._registered_in != self._store.session.id
         ):
+            if self._registered_in == self._store.session.id:
+                log.warning("%s was taken for dead: registering again", mine.name)
             await self._put(mine)
             names = sorted({*names, mine.name})
         found: dict[str, MemberInfo] = {}

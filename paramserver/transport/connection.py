@@ -42,7 +42,7 @@ from paramserver.transport.exchange import (
 )
 from paramserver.transport.memory import Budget, Memory, Turn
 from paramserver.transport.outbox import Outbox, flat
-from paramserver.transport.sockets import is_local, peer_address, tune
+from paramserver.transport.sockets import connect_tcp, is_local, peer_address, tune
 from paramserver.wire.frames import BEFORE_HANDSHAKE, Flags, Header, Limits
 from paramserver.wire.handshake import ClientHandshake, Identity, ServerHandshake
 from paramserver.wire.messages import Failure, decode, encode
@@ -568,7 +568,7 @@ async def connect(
                 _, protocol = await loop.create_unix_connection(make, address[5:])
             else:
                 host, _, port = address.rpartition(":")
-                _, protocol = await loop.create_connection(make, host.strip("[]"), int(port))
+                protocol = await connect_tcp(loop, make, host.strip("[]"), int(port))
             protocol.address = address
             await asyncio.shield(protocol.opened)
     except TimeoutError:

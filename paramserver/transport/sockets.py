@@ -4,11 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
+from typing import TypeVar
 
 from paramserver.config import is_loopback
 
 KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 """A machine that went away without a word is noticed after 25 s."""
+
+
+P = TypeVar("P", bound=asyncio.BaseProtocol)
+
+
+async def connect_tcp(
+    loop: asyncio.AbstractEventLoop, make: Callable[[], P], host: str, port: int
+) -> P:
+    """Connect to the first of a host's addresses that answers.
+
+    Raises:
+        ConnectionRefusedError: nobody listens at any of them.
+        OSError: none can be reached, the first for this reason; or there is no such host.
+    """
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    errors: list[OSError] = []
+    for *_, address in found:
+        try:
+            return (await loop.create_connection(make, str(address[0]), port))[1]
+        except OSError as error:
+            errors.append(error)
+    raise next((one for one in errors if not isinstance(one, ConnectionRefusedError)), errors[0])
 
 
 def tune(transport: asyncio.BaseTransport) -> None:

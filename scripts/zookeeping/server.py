@@ -10,6 +10,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from zookeeping.jars import class_path
@@ -31,7 +32,7 @@ def free_ports(count: int) -> list[int]:
         with socket.socket() as one, contextlib.suppress(OSError):
             one.bind((HOST, port))
             found.add(port)
-    return sorted(found)
+    return list(found)
 
 
 class Server:
@@ -157,29 +158,61 @@ class Server:
         self._process = None
 
 
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A way from one server of an ensemble to another, by their places: a port that leads to it."""
+
+    here: int
+    there: int
+    port: int
+    target: str
+
+
 class Ensemble:
-    """So many servers in one folder; use as a context manager, which starts and stops them."""
+    """So many servers in one folder; use as a context manager, which starts and stops them.
+
+    Where they are ``apart``, no server knows the others' own ports: whoever uses this has to forward
+    what comes at the ports of ``ways``, and can so part them.
+    """
 
     def __init__(
-        self, folder: Path, count: int, *, port: int = 0, tick: int = 2000, more: Sequence[str] = ()
+        self,
+        folder: Path,
+        count: int,
+        *,
+        port: int = 0,
+        tick: int = 2000,
+        more: Sequence[str] = (),
+        apart: bool = False,
     ) -> None:
-        ports = [port + index for index in range(count)] if port else free_ports(count)
-        quorum = free_ports(2 * count) if count > 1 else []
-        others = [
-            f"server.{index + 1}={HOST}:{quorum[2 * index]}:{quorum[2 * index + 1]}"
-            for index in range(count if count > 1 else 0)
-        ]
-        self.servers = [
-            Server(
-                folder / str(index + 1),
-                one,
+        places = range(count)
+        pairs = 2 * count * (count - 1) if apart else 0
+        found = iter(free_ports((0 if port else count) + 2 * count + pairs))
+        clients = [port + place if port else next(found) for place in places]
+        inner = [(next(found), next(found)) for _ in places]
+        self.ways: list[Way] = []
+        self.servers: list[Server] = []
+        for here in places:
+            others = []
+            for there in places if count > 1 else ():
+                ports = inner[there]
+                if apart and here != there:
+                    ports = (next(found), next(found))
+                    self.ways += [
+                        Way(here, there, one, f"{HOST}:{target}")
+                        for one, target in zip(ports, inner[there], strict=True)
+                    ]
+                others.append(f"server.{there + 1}={HOST}:{ports[0]}:{ports[1]}")
+            number = here + 1 if others else 0
+            server = Server(
+                folder / str(here + 1),
+                clients[here],
                 tick=tick,
-                number=index + 1 if others else 0,
+                number=number,
                 others=others,
                 more=more,
             )
-            for index, one in enumerate(ports)
-        ]
+            self.servers.append(server)
 
     def __repr__(self) -> str:
         return f"<Ensemble {self.address}>"

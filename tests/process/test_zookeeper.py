@@ -7,87 +7,29 @@ import os
 import re
 import signal
 import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 from zookeeping.server import Ensemble
 
 from tests.support.process import Running, run
+from tests.support.separate import SESSION, leader, members, peer, peers, status, train
 
 pytestmark = pytest.mark.usefixtures("zookeeper", "no_orphans")
-
-SESSION = 4.0
-QUICK = ("--set", f"cluster.session_timeout={SESSION}", "--set", "cluster.deadline=10")
-
-
-@contextmanager
-def peers(folder: Path, address: str, *, spare: bool = False) -> Iterator[dict[str, Running]]:
-    """Start a spare that leads where it is asked for, then a shard and two workers."""
-    commands = {
-        "spare": ("paramserver", "start", "--roles", "none"),
-        "shard": ("paramserver", "start"),
-        "worker-1": ("nodes", "start"),
-        "worker-2": ("nodes", "start"),
-    }
-    with ExitStack() as stack:
-        started: dict[str, Running] = {}
-        for name, (module, *arguments) in commands.items():
-            if name == "spare" and not spare:
-                continue
-            place = folder / name
-            place.mkdir()
-            one = Running(
-                module, *arguments, "--name", name, "--zookeeper", address, *QUICK, cwd=place
-            )
-            started[name] = stack.enter_context(one)
-            if name == "spare":
-                one.wait_until(partial(leads, one, name))
-        for one in started.values():
-            one.wait_until(lambda one=one: "serves at" in one.said)  # type: ignore[misc]
-        yield started
-
-
-def status(peer: Running, path: str) -> tuple[int, Any]:
-    """Ask a peer's status server; return the HTTP status and the body."""
-    found = re.search(r"status page (http://[\d.:]+)/", peer.said)
-    assert found is not None
-    with urllib.request.urlopen(found[1] + path, timeout=5) as answer:
-        body = answer.read().decode()
-        return answer.status, json.loads(body) if body.startswith("{") else body
-
-
-def leads(peer: Running, name: str) -> bool:
-    return "serves at" in peer.said and leader(peer) == name
-
-
-def leader(peer: Running) -> str | None:
-    found = status(peer, "/status")[1]["coordinator"]["leader"]
-    return None if found is None else str(found)
-
-
-def train(address: str, *arguments: str, cwd: Path) -> Running:
-    both = ("--set", "cluster.min_workers=2", "--zookeeper", address)
-    return Running("nodes", "train", "digits", "--json", *both, *QUICK, *arguments, cwd=cwd)
 
 
 def test_a_run_goes_on_without_its_leader(tmp_path: Path, zookeeper: str) -> None:
     address = f"{zookeeper}/{tmp_path.name}"
     embedded = run("nodes", "train", "digits", "--json", "--epochs", "8", cwd=tmp_path)
-    with peers(tmp_path, address, spare=True) as started:
+    with peers(tmp_path, address, "spare", "shard", "worker-1", "worker-2") as started:
         shard = started["shard"]
         with train(address, "--epochs", "8", "--set", "train.parts=2", cwd=tmp_path) as training:
             training.wait_until(lambda: "step" in training.said)
             os.kill(started["spare"].process.pid, signal.SIGKILL)
             # Deposed as seen dead, and not when its session has run out.
             shard.wait_until(lambda: leader(shard) not in (None, "spare"), SESSION / 2)
+            shard.wait_until(lambda: "spare" not in members(shard), SESSION / 2)
             code, result = training.finish()
-        rest = ["shard", "worker-1", "worker-2"]
-        shard.wait_until(lambda: sorted(status(shard, "/status")[1]["members"]) == rest)
     assert (code, result["status"]) == (0, "done")
     assert result["test_loss"] == json.loads(embedded.stdout)["test_loss"]
 
@@ -96,7 +38,7 @@ def test_a_run_goes_on_without_its_leader(tmp_path: Path, zookeeper: str) -> Non
 def test_training_goes_on_while_zookeeper_is_away(tmp_path: Path, fault: str) -> None:
     with (
         Ensemble(tmp_path / "zookeeper", 1, tick=200) as ensemble,
-        peers(tmp_path, ensemble.address) as started,
+        peers(tmp_path, ensemble.address, "shard", "worker-1", "worker-2") as started,
         train(ensemble.address, "--epochs", "100000", cwd=tmp_path) as training,
     ):
         shard, (server,) = started["shard"], ensemble.servers
@@ -131,6 +73,46 @@ def test_training_goes_on_while_zookeeper_is_away(tmp_path: Path, fault: str) ->
         _, result = training.finish(30)
     assert result["status"] == "stopped"
     assert result["repeated_examples"] == 0
+
+
+def test_a_run_whose_slices_are_lost_ends_and_goes_on_from_its_checkpoint(
+    tmp_path: Path, zookeeper: str
+) -> None:
+    address = f"{zookeeper}/{tmp_path.name}"
+    length = ("--epochs", "30", "--set", "train.parts=2")
+    whole = run("nodes", "train", "digits", "--json", *length, cwd=tmp_path)
+    folder, often = tmp_path / "run", ("--set", "checkpoint.every=0.1")
+    with peers(tmp_path, address, "shard-1", "shard-2", "worker-1", "worker-2") as started:
+        where = ("--output", str(folder), *often)
+        with train(address, *length, *where, cwd=tmp_path) as training:
+            training.wait_until(lambda: any(folder.glob("checkpoints/*/manifest.json")))
+            began = time.monotonic()
+            os.kill(started["shard-2"].process.pid, signal.SIGKILL)
+            code, result = training.finish()
+        assert time.monotonic() - began < SESSION, "it was not seen dead"
+        assert (code, result["status"]) == (75, "failed")
+        assert re.search(r"lost shard-2 at [\d.:]+ \(\d of \d slices", result["error"])
+        with peer(tmp_path, address, "shard-2") as again:
+            again.wait_until(lambda: "serves at" in again.said)
+            resume = ("--resume", str(folder), "--zookeeper", address)
+            with Running("nodes", "train", "--json", *resume, cwd=tmp_path) as training:
+                code, result = training.finish()
+    assert (code, result["status"]) == (0, "done")
+    assert result["test_loss"] == json.loads(whole.stdout)["test_loss"]
+
+
+def test_the_dead_make_room_at_once(tmp_path: Path, zookeeper: str) -> None:
+    address = f"{zookeeper}/{tmp_path.name}"
+    with peers(tmp_path, address, "shard", "worker-1") as started:
+        shard, worker = started["shard"], started["worker-1"]
+        shard.wait_until(lambda: "watching over worker-1" in shard.said)
+        os.kill(worker.process.pid, signal.SIGKILL)
+        shard.wait_until(lambda: members(shard) == ["shard"], SESSION / 2)
+        began = time.monotonic()
+        with peer(tmp_path, address, "worker-1") as again:
+            again.wait_until(lambda: "serves at" in again.said)
+            assert members(shard) == ["shard", "worker-1"]
+            assert time.monotonic() - began < 2 * SESSION, "it waited for its earlier life's end"
 
 
 def steps_of(training: Running) -> int:

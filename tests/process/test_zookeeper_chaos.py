@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import pytest
 from zookeeping.jars import NoZooKeeper
 from zookeeping.server import Ensemble, Server
 
-from tests.support.faultproxy import FaultProxy
+from tests.support.faultproxy import FaultProxy, Proxy
 from tests.support.process import ROOT, environment
 
 pytestmark = pytest.mark.usefixtures("no_orphans")
@@ -33,9 +33,11 @@ FAULTS = {
     "refuse": 4,
     "half-close": 3,
     "black hole": 4,
+    "expire": 3,
     "stop a candidate": 3,
     "freeze a server": 2,
     "kill a server": 1,
+    "part a server": 2,
     "heal": 4,
 }
 """How often each comes, in comparison."""
@@ -51,12 +53,14 @@ class Trouble:
         ways: dict[str, list[FaultProxy]],
         candidates: dict[str, subprocess.Popen[bytes]],
         servers: list[Server],
+        between: dict[tuple[int, int], list[Proxy]],
     ) -> None:
         self._chance = chance
         self._folder = folder
         self._ways = ways
         self._candidates = candidates
         self._servers = servers
+        self._between = between
         self._unwell: Server | None = None
         self.done: Counter[str] = Counter()
 
@@ -72,6 +76,8 @@ class Trouble:
     async def _one(self) -> None:
         kind = self._chance.choices(list(FAULTS), list(FAULTS.values()))[0]
         name = self._victim()
+        if kind == "expire" and not await self._expire(name):
+            return
         if kind != "heal":
             self.done[kind] += 1
         for way in self._ways[name]:
@@ -87,15 +93,34 @@ class Trouble:
         match kind:
             case "stop a candidate":
                 self._candidates[name].send_signal(signal.SIGSTOP)
-            case "freeze a server" | "kill a server" if self._unwell is None:
+            case "freeze a server" | "kill a server" | "part a server" if self._unwell is None:
                 # One at a time: without a quorum there is nothing to elect anybody by.
-                self._unwell = self._chance.choice(self._servers)
+                place = self._chance.randrange(len(self._servers))
+                self._unwell = self._servers[place]
                 if kind == "freeze a server":
                     self._unwell.freeze()
-                else:
+                elif kind == "kill a server":
                     self._unwell.kill()
+                else:
+                    self._part(place)
             case "heal":
                 await self._heal()
+
+    async def _expire(self, name: str) -> bool:
+        """End a candidate's session behind its back, at any server that knows it."""
+        for way in self._ways[name]:
+            way.cut(refuse=True)
+        return any([await way.expire() for way in self._ways[name]])
+
+    def _part(self, place: int) -> None:
+        """Part a server from the others, while it goes on to answer clients for a while."""
+        silent = self._chance.random() < 0.5
+        for pair, ways in self._between.items():
+            for way in ways if place in pair else ():
+                if silent:
+                    way.frozen = True
+                else:
+                    way.cut(refuse=True)
 
     def _victim(self) -> str:
         """Choose a candidate: mostly the one that leads, who wrote last."""
@@ -104,9 +129,8 @@ class Trouble:
         return max(NAMES, key=lambda name: (self._folder / f"{name}.jsonl").stat().st_mtime)
 
     async def _heal(self) -> None:
-        for ways in self._ways.values():
-            for way in ways:
-                way.refuses = way.frozen = False
+        for way in chain(*self._ways.values(), *self._between.values()):
+            way.refuses = way.frozen = False
         for candidate in self._candidates.values():
             candidate.send_signal(signal.SIGCONT)
         unwell, self._unwell = self._unwell, None
@@ -116,12 +140,18 @@ class Trouble:
             await asyncio.to_thread(unwell.wait)
 
 
-async def play(folder: Path, servers: list[Server], seconds: float, seed: int) -> Counter[str]:
+async def play(folder: Path, ensemble: Ensemble, seconds: float, seed: int) -> Counter[str]:
     """Have four candidates under random faults; each writes ``folder``/name.jsonl."""
-    chance = random.Random(seed)
+    chance, servers = random.Random(seed), ensemble.servers
+    between: dict[tuple[int, int], list[Proxy]] = {}
     ways: dict[str, list[FaultProxy]] = {}
     candidates: dict[str, subprocess.Popen[bytes]] = {}
     try:
+        for one in ensemble.ways:
+            proxy = Proxy(one.target, one.port)
+            await proxy.start()
+            between.setdefault((one.here, one.there), []).append(proxy)
+        await asyncio.to_thread(ensemble.__enter__)
         for name in NAMES:
             ways[name] = [FaultProxy(server.address) for server in servers]
             address = ",".join([await way.start() for way in ways[name]])
@@ -131,19 +161,20 @@ async def play(folder: Path, servers: list[Server], seconds: float, seed: int) -
                 candidates[name] = subprocess.Popen(  # noqa: ASYNC220
                     [*command, str(T)], cwd=ROOT, env=environment(), stderr=stderr
                 )
-        trouble = Trouble(chance, folder, ways, candidates, servers)
+        trouble = Trouble(chance, folder, ways, candidates, servers, between)
         await more_writes(folder, 0)
         await trouble.go_on(seconds)
         # All is well again, so somebody leads again.
         await more_writes(folder, written(folder) + 10)
-        ended = {name: one.poll() for name, one in candidates.items()}
+        ended = {name: process.poll() for name, process in candidates.items()}
         said = {name: (folder / f"{name}.txt").read_text()[-2000:] for name in NAMES}
         assert set(ended.values()) == {None}, (ended, said)
     finally:
-        for one in candidates.values():
-            one.kill()
-            one.wait()
-        for way in (way for several in ways.values() for way in several):
+        for process in candidates.values():
+            process.kill()
+            process.wait()
+        ensemble.__exit__()
+        for way in chain(*ways.values(), *between.values()):
             await way.close()
     return trouble.done
 
@@ -199,9 +230,8 @@ def judge(tries: list[dict[str, Any]]) -> dict[str, Any]:
 @pytest.mark.deadline(SECONDS + 120)
 def test_leaders_write_in_order_through_a_minute_of_faults(tmp_path: Path, seed: int) -> None:
     try:
-        ensemble = Ensemble(tmp_path / "zookeeper", 3, tick=200)
-        with ensemble:
-            done = asyncio.run(play(tmp_path, ensemble.servers, SECONDS, seed))
+        ensemble = Ensemble(tmp_path / "zookeeper", 3, tick=200, apart=True)
+        done = asyncio.run(play(tmp_path, ensemble, SECONDS, seed))
     except NoZooKeeper as error:
         pytest.skip(f"NO ZOOKEEPER: {error}")
     found = judge(lines(tmp_path))

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import struct
+from collections.abc import Coroutine
+from typing import Any
 
 HEAD = struct.Struct("!ii")  # xid, operation
+CONNECT = struct.Struct("!iqiqi16s")  # protocol, zxid, timeout, session, password with its size
+CONNECTED = struct.Struct("!iiqi16s")  # protocol, timeout, session, password with its size
+CLOSE_SESSION = -11
 WRITES = (1, 2, 5, 14, 15)
 """ZooKeeper's numbers of create, delete, setData, multi and create2."""
 
 
-class FaultProxy:
-    """Forwards to ``target`` (host:port) from a port of its own; one for each client.
+class Proxy:
+    """Forwards bytes to ``target`` (host:port) from a ``port``, 0 for any that is free.
 
     ``refuses``: who connects is reset. ``frozen``: nothing is forwarded, and nothing closed.
-    ``loses``: the answer to the next write with one of these in a path is lost, and its connection
-    with it.
     """
 
-    def __init__(self, target: str) -> None:
-        host, _, port = target.rpartition(":")
-        self._target = host, int(port)
+    def __init__(self, target: str, port: int = 0) -> None:
+        host, _, there = target.rpartition(":")
+        self._target = host, int(there)
+        self._port = port
         self.refuses = False
-        self.loses: list[str] = []
         self._moving = asyncio.Event()
         self._moving.set()
         self._server: asyncio.Server | None = None
@@ -32,7 +35,7 @@ class FaultProxy:
 
     async def start(self) -> str:
         """Listen; return the address."""
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port)
         return f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     async def close(self) -> None:
@@ -82,10 +85,8 @@ class FaultProxy:
                 return
             back, there = await asyncio.open_connection(*self._target)
             self._writers.add(there)
-            lost: set[int] = set()
             passing = [
-                asyncio.ensure_future(self._requests(reader, there, lost)),
-                asyncio.ensure_future(self._answers(back, writer, lost)),
+                asyncio.ensure_future(one) for one in self._ways(reader, there, back, writer)
             ]
             try:
                 await asyncio.wait(passing, return_when=asyncio.FIRST_COMPLETED)
@@ -102,6 +103,66 @@ class FaultProxy:
                     self._writers.discard(one)
             self._clients.discard(writer)
             self._passing.discard(task)
+
+    def _ways(
+        self,
+        reader: asyncio.StreamReader,
+        there: asyncio.StreamWriter,
+        back: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> tuple[Coroutine[Any, Any, None], Coroutine[Any, Any, None]]:
+        """Return what passes on what comes from the client, and what comes back."""
+        return self._pass(reader, there), self._pass(back, writer)
+
+    async def _pass(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        while chunk := await source.read(65536):
+            await self._moving.wait()
+            sink.write(chunk)
+            await sink.drain()
+
+
+class FaultProxy(Proxy):
+    """A way of one client to one server.
+
+    ``loses``: the answer to the next write with one of these in a path is lost, and its connection
+    with it.
+    """
+
+    def __init__(self, target: str) -> None:
+        super().__init__(target)
+        self.loses: list[str] = []
+        self._session: tuple[int, bytes] | None = None
+
+    async def expire(self) -> bool:
+        """End the client's session at the ensemble, and refuse the client; False: it has none yet."""
+        if self._session is None:
+            return False
+        self.cut(refuse=True)
+        session, password = self._session
+        hello = CONNECT.pack(0, 0, 10_000, session, len(password), password)
+        try:
+            async with asyncio.timeout(2.0):
+                reader, writer = await asyncio.open_connection(*self._target)
+                try:
+                    for frame in (hello, HEAD.pack(1, CLOSE_SESSION)):
+                        writer.write(struct.pack("!i", len(frame)) + frame)
+                        size = struct.unpack("!i", await reader.readexactly(4))[0]
+                        await reader.readexactly(size)
+                finally:
+                    writer.transport.abort()
+        except (OSError, EOFError, TimeoutError):
+            return False
+        return True
+
+    def _ways(
+        self,
+        reader: asyncio.StreamReader,
+        there: asyncio.StreamWriter,
+        back: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> tuple[Coroutine[Any, Any, None], Coroutine[Any, Any, None]]:
+        lost: set[int] = set()
+        return self._requests(reader, there, lost), self._answers(back, writer, lost)
 
     async def _requests(
         self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, lost: set[int]
@@ -126,7 +187,10 @@ class FaultProxy:
         first = True
         while True:
             frame = await self._frame(source)
-            if not first and struct.unpack_from("!i", frame, 4)[0] in lost:
+            if first:
+                _, _, session, _, password = CONNECTED.unpack_from(frame, 4)
+                self._session = (session, password) if session else None
+            elif struct.unpack_from("!i", frame, 4)[0] in lost:
                 return
             first = False
             sink.write(frame)

@@ -424,6 +424,34 @@ async def test_a_peer_that_is_no_candidate_cannot_lead_or_depose(cluster: Cluste
         await watcher.coordinator.put_outcome("run", {})
 
 
+@on_every_store
+async def test_who_was_seen_dead_leaves_nothing_and_who_lives_comes_back(cluster: Cluster) -> None:
+    a, b = await cluster.peer("a"), await cluster.peer("b", incarnation=1)
+    assert await a.leads()
+    assert await a.sees("a", "b")
+    with pytest.raises(Fenced):
+        await b.coordinator.bury("a", a.info.incarnation)
+    assert await a.coordinator.bury("b", 2) is False
+    await b.crash()
+    began = cluster.clock()
+    assert await a.coordinator.bury("b", 1) is True
+    assert await a.sees("a")
+    assert cluster.clock() - began < T / 3 + SLACK
+    assert len(await a.store.children("/test/1/election")) == 1
+    assert await a.coordinator.bury("b", 1) is False
+    c = await cluster.peer("c")
+    assert await a.sees("a", "c")
+    assert await c.follows("a")
+    gone = a.store.watch("/test/1/members/c", "data")
+    assert await a.coordinator.bury("c", c.info.incarnation) is True
+    await within(gone)
+    assert await a.sees("a", "c")
+    assert await c.follows("a")
+    async with asyncio.timeout(5.0):
+        while len(await a.store.children("/test/1/election")) != 2:
+            await within(a.store.watch("/test/1/election", "children"))
+
+
 # Documents
 
 

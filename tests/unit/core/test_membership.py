@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from paramserver.membership import Present, View, decide
 from paramserver.placement import ClusterMap, Member
 from paramserver.spec import RunSpec, TableSpec
@@ -80,7 +82,10 @@ def test_a_lost_worker_changes_nothing_and_a_lost_shard_ends_the_run_by_name() -
     runs = {"r": RUN}
     whole = present(a="shard worker", b="shard worker")
     assert decide(View(whole, placed, runs)).map is None
-    assert decide(View(present(a="shard worker"), placed, runs, settled=False)).map is None
+    waiting = View(present(a="shard worker"), placed, runs, settled=False)
+    assert decide(waiting).map is None
+    assert decide(replace(waiting, dead=frozenset({("b", 2)}))).map is None
+    assert decide(replace(waiting, dead=frozenset({("b", 1)}))).outcomes["r"]["exit_code"] == 75
     decision = decide(View(present(a="shard worker"), placed, runs))
     assert decision.map is not None
     assert decision.map.run is None
