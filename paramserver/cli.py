@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 from collections.abc import AsyncIterator
 from functools import partial
@@ -35,8 +36,10 @@ from paramserver.errors import (
 )
 from paramserver.launch.lifeline import read_handover
 from paramserver.launch.presence import the_run
-from paramserver.operate import Operator, operator
+from paramserver.meeting import looking_in
+from paramserver.operate import Operator, operator, run_table_of
 from paramserver.peer import Peer
+from paramserver.transport.connection import Identity
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +63,10 @@ ZooKeeper = Annotated[
     str | None, typer.Option(help="host:port,host:port/path of a ZooKeeper to meet at.")
 ]
 Name = Annotated[str | None, typer.Option(help="This peer's name; made up unless given.")]
+LocalRun = Annotated[
+    str | None, typer.Option("--run", help="The local run's name, where there are several.")
+]
+Secret = Annotated[Path | None, typer.Option(help="A file with the cluster's secret.")]
 Lifeline = Annotated[int | None, typer.Option(hidden=True)]
 
 
@@ -87,9 +94,7 @@ def start(
     roles: Annotated[str, typer.Option(help="shard, or none for a spare that may lead.")] = "shard",
     name: Name = None,
     listen: Annotated[str | None, typer.Option(help="host:port to serve at.")] = None,
-    secret_file: Annotated[
-        Path | None, typer.Option(help="A file with the cluster's secret.")
-    ] = None,
+    secret_file: Secret = None,
     insecure: Annotated[
         bool | None, typer.Option("--insecure", help="Serve other machines without a secret.")
     ] = None,
@@ -172,6 +177,48 @@ def print_values(loaded: Loaded[Any]) -> None:
         print(f"{key:<{widths[0]}}  {value:<{widths[1]}}  {origin}")
 
 
+@config_app.command("get")
+def config_get(
+    run: Annotated[str | None, typer.Argument(help="The run's name; else all are listed.")] = None,
+    join: Join = None,
+    zookeeper: ZooKeeper = None,
+    secret_file: Secret = None,
+    config: ConfigFile = None,
+    set_: Sets = None,
+) -> None:
+    """Print the configuration of a run as the cluster has it, as JSON."""
+    _one_place(join, zookeeper)
+    flags: dict[str, object] = {
+        "cluster.secret_file": secret_file,
+        "cluster.zookeeper.address": zookeeper,
+    }
+    loaded = load_peer(config, set_, flags)
+    cluster = loaded.config.cluster
+    if join is None and cluster.zookeeper.address is None:
+        raise UserError(
+            "give --zookeeper host:port (cluster.zookeeper.address), or --join host:port of a peer "
+            "that hosts the coordinator"
+        )
+    secret = read_secret(loaded.config)
+
+    async def look() -> dict[str, Any]:
+        me = new_identity(None)
+        identity = Identity(cluster.name, me.name, me.incarnation, "client")
+        async with looking_in(cluster, join, identity, secret) as coordinator:
+            return await coordinator.configs()
+
+    found = run_loop(look())
+    if run is None:
+        print("".join(f"{name}\n" for name in sorted(found)), end="")
+    elif run in found:
+        print(json.dumps(found[run], indent=2))
+    else:
+        there = ", ".join(sorted(found)) or "none"
+        raise UserError(
+            f"cluster {cluster.name} has no configuration of a run {run!r}; there is: {there}"
+        )
+
+
 @app.command()
 def doctor(
     device: Annotated[str | None, typer.Option(help="Examine this device only.")] = None,
@@ -182,24 +229,19 @@ def doctor(
     raise SystemExit(run_loop(examine(device, print)))
 
 
-LocalRun = Annotated[
-    str | None, typer.Option("--run", help="The local run's name, where there are several.")
-]
-Secret = Annotated[Path | None, typer.Option(help="A file with the cluster's secret.")]
-
-
 @app.command()
 def checkpoint(
     local: LocalRun = None,
     join: Join = None,
+    zookeeper: ZooKeeper = None,
     secret_file: Secret = None,
     config: ConfigFile = None,
     set_: Sets = None,
 ) -> None:
-    """Have the run under way save a checkpoint: the local one unless --join is given."""
+    """Have the run under way save a checkpoint: the local one unless told where the cluster meets."""
 
     async def ask() -> str:
-        async with _operator(local, join, secret_file, config, set_) as run:
+        async with _operator(local, join, zookeeper, secret_file, config, set_) as run:
             say(f"run {run.run}")
             return await run.checkpoint()
 
@@ -211,6 +253,7 @@ def set_value(
     assignment: Annotated[str, typer.Argument(help="train.batch_size=N")],
     local: LocalRun = None,
     join: Join = None,
+    zookeeper: ZooKeeper = None,
     secret_file: Secret = None,
     config: ConfigFile = None,
     set_: Sets = None,
@@ -226,7 +269,7 @@ def set_value(
         raise UserError(f"{assignment}: must be a whole number above 0")
 
     async def change() -> None:
-        async with _operator(local, join, secret_file, config, set_) as run:
+        async with _operator(local, join, zookeeper, secret_file, config, set_) as run:
             await run.set_batch_size(int(text))
             say(f"run {run.run}: {key} = {int(text)} from the next clock or lease on")
 
@@ -237,19 +280,27 @@ def set_value(
 async def _operator(
     local: str | None,
     join: str | None,
+    zookeeper: str | None,
     secret_file: Path | None,
     config: Path | None,
     sets: list[str] | None,
 ) -> AsyncIterator[Operator]:
-    """Connect to the cluster at ``join``, or to that of the ``local`` run."""
-    loaded = load_peer(config, sets, {"cluster.secret_file": secret_file})
+    """Connect to the cluster at ``join`` or a ZooKeeper, or to that of the ``local`` run."""
+    _one_place(join, zookeeper, local)
+    flags: dict[str, object] = {
+        "cluster.secret_file": secret_file,
+        "cluster.zookeeper.address": zookeeper,
+    }
+    loaded = load_peer(config, sets, flags)
     cluster = loaded.config.cluster
-    if join is None:
+    if join is not None:
+        address, name, secret = join, cluster.name, read_secret(loaded.config)
+    elif local is None and cluster.zookeeper.address is not None:
+        name, secret = cluster.name, read_secret(loaded.config)
+        address = await run_table_of(cluster, secret)
+    else:
         here = the_run(local)
         address, name, secret = here.address, here.cluster, bytes.fromhex(here.secret)
-    else:
-        check_join(join)
-        address, name, secret = join, cluster.name, read_secret(loaded.config)
     try:
         async with operator(
             address, cluster=name, secret=secret, deadline=cluster.deadline
@@ -259,6 +310,13 @@ async def _operator(
         raise NotReady(str(error)) from error
     except Refused as error:
         raise UserError(str(error)) from error
+
+
+def _one_place(join: str | None, zookeeper: str | None, local: str | None = None) -> None:
+    """Refuse to look in two places at once."""
+    check_join(join)
+    if [join, zookeeper, local].count(None) < 2:
+        raise UserError("give one of --run, --join and --zookeeper: they name different clusters")
 
 
 def _version(wanted: bool) -> None:

@@ -19,10 +19,12 @@ from typing import Any, TypeVar
 import typer
 
 from kernels.errors import KernelError
+from paramserver.address import parse_address
 from paramserver.config import PeerConfig, is_loopback
 from paramserver.errors import ConfigurationError, NotReady, ParamserverError, UserError
 from paramserver.launch.lifeline import watch_lifeline
 from paramserver.peer import Peer
+from paramserver.transport.sockets import is_local
 from paramserver.types import PeerId
 from paramserver.waiting import first_error
 
@@ -253,6 +255,13 @@ async def live(peer: Peer, *, lifeline: int | None, embedded: bool) -> Signals:
             )
         if peer.config.cluster.insecure and not is_loopback(peer.config.cluster.host):
             say("warning: --insecure: whoever reaches this port can read and change the weights")
+        zookeeper = peer.config.cluster.zookeeper.address
+        afar = zookeeper and not all(is_loopback(one) for one, _ in parse_address(zookeeper).hosts)
+        if afar and is_local(peer.address):
+            say(
+                f"warning: peers on other machines cannot reach {peer.address}: give "
+                "--listen 0.0.0.0:PORT, and cluster.advertise where the machine's name is another"
+            )
 
     try:
         async with asyncio.TaskGroup() as group:

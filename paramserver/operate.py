@@ -7,9 +7,12 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
+from paramserver.config import ClusterConfig
 from paramserver.console import new_identity
 from paramserver.errors import NotReady, TryAgain
 from paramserver.mapview import RemoteMap
+from paramserver.meeting import looking_in
+from paramserver.placement import parse_map
 from paramserver.transport.connection import Identity
 from paramserver.transport.links import Links
 from paramserver.wire.run import AskCheckpoint, Asked, Follow, SetBatchSize, Snapshot
@@ -102,3 +105,20 @@ async def operator(
         yield Operator(links, maps, deadline)
     finally:
         await links.close()
+
+
+async def run_table_of(cluster: ClusterConfig, secret: bytes) -> str:
+    """Return the address of the peer that leads the run of the cluster at its ZooKeeper.
+
+    Raises:
+        NotReady: there is no run, or the ZooKeeper cannot be reached.
+        AuthenticationFailed: it does not take the credentials.
+    """
+    me = new_identity(None)
+    identity = Identity(cluster.name, me.name, me.incarnation, "client")
+    async with looking_in(cluster, None, identity, secret) as coordinator:
+        document, _ = await coordinator.get_map()
+    primary = parse_map(document).run_primary() if document is not None else None
+    if primary is None:
+        raise NotReady(f"cluster {cluster.name} has no run under way")
+    return primary.address

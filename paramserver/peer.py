@@ -17,20 +17,18 @@ from paramserver.config import PeerConfig
 from paramserver.coordination.coordinator import Coordinator, MemberInfo
 from paramserver.coordination.embedded import EmbeddedStore
 from paramserver.coordination.port import Store as CoordinationStore
-from paramserver.coordination.remote import open_remote
 from paramserver.coordination.service import StoreService
-from paramserver.coordination.zookeeper import open_zookeeper
 from paramserver.deathwatch import DeathWatch
 from paramserver.errors import (
     NotReady,
     Refused,
     RequestFailed,
-    Unavailable,
     UnknownTable,
     Unsupported,
 )
 from paramserver.leader import Leader
 from paramserver.mapview import LocalMap, MapView
+from paramserver.meeting import open_store
 from paramserver.placement import ClusterMap, RunEntry, parse_map
 from paramserver.runservice import RunService
 from paramserver.shard import Shard
@@ -234,7 +232,9 @@ class Peer:
         status = StatusServer(self.status, self.ready)
         self.status_address = await status.start(self.config.status.host, self.config.status.port)
         stack.push_async_callback(status.close)
-        store = embedded if embedded is not None else await self._open_store()
+        store: CoordinationStore | None = embedded
+        if store is None:
+            store = await open_store(cluster, self._join, self._identity, self._secret)
         self._coordinator = Coordinator(store, cluster=cluster.name, generation=cluster.generation)
         stack.push_async_callback(self._coordinator.close)
 
@@ -243,21 +243,6 @@ class Peer:
         """What the peers of the cluster meet at, as far as this one knows."""
         meets = self._join is None and self.config.cluster.zookeeper.address is not None
         return "zookeeper" if meets else "embedded"
-
-    async def _open_store(self) -> CoordinationStore:
-        """Reach the coordinator that another process hosts."""
-        try:
-            if self._join is None:
-                return await open_zookeeper(self.config.cluster, deadline=self._deadline)
-            return await open_remote(
-                self._join,
-                self._identity,
-                self._secret,
-                session_timeout=self.config.cluster.session_timeout,
-                deadline=self._deadline,
-            )
-        except Unavailable as error:
-            raise NotReady(str(error)) from error
 
     def _begin(self, group: asyncio.TaskGroup) -> list[asyncio.Task[Any]]:
         """Start all tasks of this peer; they belong to ``group``."""

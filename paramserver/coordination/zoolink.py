@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aiozk import protocol
-from aiozk.exc import ResponseError
+from aiozk.exc import ResponseError, response_error_xref
 
 from paramserver.coordination.messages import (
     ArmWatch,
@@ -76,6 +76,10 @@ ERRORS: dict[int, type[StoreError]] = {
     -125: Forbidden,
     EXPIRED: SessionExpired,
 }
+UNNAMED = set(range(-128, 0)) - response_error_xref.keys()
+for _code in UNNAMED:
+    # aiozk prints what it does not know; a class is what makes a code known to it.
+    type(f"Error{-_code}", (ResponseError,), {"error_code": _code})
 OTHERS_FAILED = (0, -2)
 """What ZooKeeper answers for the operations of a multi in which another one failed."""
 DAMAGED = (struct.error, ValueError, KeyError, TypeError)

@@ -8,6 +8,7 @@ import re
 import signal
 import time
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 from zookeeping.server import Ensemble
@@ -113,6 +114,46 @@ def test_the_dead_make_room_at_once(tmp_path: Path, zookeeper: str) -> None:
             again.wait_until(lambda: "serves at" in again.said)
             assert members(shard) == ["shard", "worker-1"]
             assert time.monotonic() - began < 2 * SESSION, "it waited for its earlier life's end"
+
+
+def test_an_operator_looks_in_and_asks_from_outside(tmp_path: Path, zookeeper: str) -> None:
+    address = f"{zookeeper}/{tmp_path.name}"
+    there = ("--zookeeper", address)
+
+    def ask(*words: str) -> CompletedProcess[str]:
+        return run("paramserver", *words, *there, cwd=tmp_path)
+
+    none = ask("checkpoint")
+    assert (none.returncode, none.stderr) == (
+        3,
+        "paramserver: cluster local has no run under way\n",
+    )
+    assert ask("config", "get").stdout == ""
+    with (
+        peers(tmp_path, address, "shard", "worker-1", "worker-2"),
+        train(address, "--epochs", "100000", "--output", "out", cwd=tmp_path) as training,
+    ):
+        training.wait_until(lambda: "step" in training.said)
+        (name,) = ask("config", "get").stdout.split()
+        assert json.loads(ask("config", "get", name).stdout)["recipe"]["data"]["source"] == "digits"
+        wrong = ask("config", "get", "mine")
+        assert (wrong.returncode, wrong.stdout) == (2, "")
+        assert wrong.stderr.endswith(f"no configuration of a run 'mine'; there is: {name}\n")
+        made = ask("checkpoint")
+        assert made.returncode == 0, made.stderr
+        assert Path(made.stdout.strip()).parent == tmp_path / "out" / "checkpoints"
+        assert ask("set", "train.batch_size=64").returncode == 0
+        training.signal(signal.SIGTERM)
+        _, result = training.finish(30)
+    assert result["status"] == "stopped"
+
+
+def test_an_address_that_others_cannot_reach_is_warned_of(tmp_path: Path, zookeeper: str) -> None:
+    afar = zookeeper.replace("127.0.0.1", "0.0.0.0")
+    for address, warned in [(zookeeper, False), (afar, True)]:
+        with peers(tmp_path, f"{address}/{tmp_path.name}-{warned}", "shard") as started:
+            shard = started["shard"]
+            assert ("peers on other machines cannot reach 127.0.0.1" in shard.said) == warned
 
 
 def steps_of(training: Running) -> int:
