@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faulting.proxy import FaultProxy, Proxy
 from zookeeping.jars import NoZooKeeper
 from zookeeping.server import Ensemble, Server
 
-from tests.support.faultproxy import FaultProxy, Proxy
 from tests.support.process import ROOT, environment
 
 pytestmark = pytest.mark.usefixtures("no_orphans")
@@ -29,7 +29,8 @@ NAMES = "abcd"
 OFTEN = 0.35
 """Seconds between two faults, in the mean."""
 FAULTS = {
-    "reset": 4,
+    "reset": 3,
+    "end": 3,
     "refuse": 4,
     "half-close": 3,
     "black hole": 4,
@@ -82,8 +83,8 @@ class Trouble:
             self.done[kind] += 1
         for way in self._ways[name]:
             match kind:
-                case "reset":
-                    way.cut(refuse=False)
+                case "reset" | "end":
+                    way.cut(refuse=False, reset=kind == "reset")
                 case "refuse":
                     way.cut(refuse=True)
                 case "half-close":

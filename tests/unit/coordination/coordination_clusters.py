@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any, Protocol
 
+from faulting.proxy import FaultProxy
 from virtual_time import VirtualLoop
 
 from paramserver.coordination.coordinator import Coordinator, MemberInfo
@@ -18,7 +19,6 @@ from paramserver.coordination.port import Clock, Delete
 from paramserver.coordination.session_store import Dial, Link, SessionStore
 from paramserver.coordination.zookeeper import Ensemble, parse_address
 from paramserver.errors import ConnectionLost, DeadlineExceeded, Unreachable
-from tests.support.faultproxy import FaultProxy
 
 T = 1.0
 """The session timeout in tests, in seconds."""

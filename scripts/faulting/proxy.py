@@ -1,8 +1,9 @@
-"""A way to ZooKeeper that suffers: connections reset, refused, swallowed, answers lost."""
+"""A way to ZooKeeper that suffers: connections reset, refused, swallowed, answers lost or cut."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import struct
 from collections.abc import Coroutine
 from typing import Any
@@ -11,6 +12,8 @@ HEAD = struct.Struct("!ii")  # xid, operation
 CONNECT = struct.Struct("!iqiqi16s")  # protocol, zxid, timeout, session, password with its size
 CONNECTED = struct.Struct("!iiqi16s")  # protocol, timeout, session, password with its size
 CLOSE_SESSION = -11
+LINGER = 0.2
+"""Seconds that a connection stays open for what was sent to arrive."""
 WRITES = (1, 2, 5, 14, 15)
 """ZooKeeper's numbers of create, delete, setData, multi and create2."""
 
@@ -61,10 +64,12 @@ class Proxy:
         else:
             self._moving.set()
 
-    def cut(self, *, refuse: bool) -> None:
-        """End every connection at once, and refuse others or not."""
+    def cut(self, *, refuse: bool, reset: bool = False) -> None:
+        """End every connection at once, as one that is reset or not, and refuse others or not."""
         self.refuses = refuse
         for writer in tuple(self._writers):
+            if reset:
+                _reset(writer)
             writer.transport.abort()
 
     def half_close(self) -> None:
@@ -97,10 +102,10 @@ class Proxy:
         except OSError:
             return
         finally:
-            for one in (writer, there):
-                if one is not None:
-                    one.transport.abort()
-                    self._writers.discard(one)
+            for end in (writer, there):
+                if end is not None:
+                    end.transport.abort()
+                    self._writers.discard(end)
             self._clients.discard(writer)
             self._passing.discard(task)
 
@@ -125,12 +130,15 @@ class FaultProxy(Proxy):
     """A way of one client to one server.
 
     ``loses``: the answer to the next write with one of these in a path is lost, and its connection
-    with it.
+    with it. ``resets``: so many connections are reset as soon as they have a session. ``truncates``:
+    the next answer ends in its middle, and its connection with it.
     """
 
     def __init__(self, target: str) -> None:
         super().__init__(target)
         self.loses: list[str] = []
+        self.resets = 0
+        self.truncates = False
         self._session: tuple[int, bytes] | None = None
 
     async def expire(self) -> bool:
@@ -161,43 +169,73 @@ class FaultProxy(Proxy):
         back: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ) -> tuple[Coroutine[Any, Any, None], Coroutine[Any, Any, None]]:
+        word: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         lost: set[int] = set()
-        return self._requests(reader, there, lost), self._answers(back, writer, lost)
+        return self._requests(reader, there, word, lost), self._answers(back, writer, word, lost)
 
     async def _requests(
-        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, lost: set[int]
+        self,
+        source: asyncio.StreamReader,
+        sink: asyncio.StreamWriter,
+        word: asyncio.Future[bool],
+        lost: set[int],
     ) -> None:
-        first = True
+        head = await source.readexactly(4)
+        word.set_result(head.isalpha())
+        if word.result():  # one of ZooKeeper's four-letter words, whose answer is plain text
+            sink.write(head)
+            return await self._pass(source, sink)
+        sink.write(await self._rest(source, head))
         while True:
-            frame = await self._frame(source)
-            if not first:
-                xid, operation = HEAD.unpack_from(frame, 4)
-                for part in self.loses if operation in WRITES else ():
-                    if part.encode() in frame:
-                        self.loses.remove(part)
-                        lost.add(xid)
-                        break
-            first = False
+            frame = await self._rest(source, await source.readexactly(4))
+            if self.resets:
+                self.resets -= 1
+                return None
+            xid, operation = HEAD.unpack_from(frame, 4)
+            for part in self.loses if operation in WRITES else ():
+                if part.encode() in frame:
+                    self.loses.remove(part)
+                    lost.add(xid)
+                    break
             sink.write(frame)
             await sink.drain()
 
     async def _answers(
-        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, lost: set[int]
+        self,
+        source: asyncio.StreamReader,
+        sink: asyncio.StreamWriter,
+        word: asyncio.Future[bool],
+        lost: set[int],
     ) -> None:
-        first = True
+        if await word:
+            return await self._pass(source, sink)
+        frame = await self._rest(source, await source.readexactly(4))
+        _, _, session, _, password = CONNECTED.unpack_from(frame, 4)
+        self._session = (session, password) if session else None
         while True:
-            frame = await self._frame(source)
-            if first:
-                _, _, session, _, password = CONNECTED.unpack_from(frame, 4)
-                self._session = (session, password) if session else None
-            elif struct.unpack_from("!i", frame, 4)[0] in lost:
-                return
-            first = False
             sink.write(frame)
             await sink.drain()
+            frame = await self._rest(source, await source.readexactly(4))
+            if struct.unpack_from("!i", frame, 4)[0] in lost:
+                _reset(sink)
+                return None
+            if self.truncates:
+                self.truncates = False
+                sink.write(frame[: -(len(frame) // 3)])
+                await sink.drain()
+                sink.write_eof()
+                await asyncio.sleep(LINGER)
+                return None
 
-    async def _frame(self, source: asyncio.StreamReader) -> bytes:
-        head = await source.readexactly(4)
+    async def _rest(self, source: asyncio.StreamReader, head: bytes) -> bytes:
+        """Return the frame that begins with ``head``, its size, once it may pass."""
         frame = head + await source.readexactly(*struct.unpack("!i", head))
         await self._moving.wait()
         return frame
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    """Have a connection end by a reset instead of an end of file."""
+    raw = writer.get_extra_info("socket")
+    if raw is not None and raw.fileno() >= 0:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
