@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.process import ROOT, Running, environment
+from tests.support.process import ROOT, Running, environment, run
 
 pytestmark = pytest.mark.usefixtures("no_orphans")
 
@@ -41,3 +42,37 @@ def test_the_library_example_fits_its_line(tmp_path: Path) -> None:
             assert out == "weights [3.0, -2.0, 1.0]\n"
         peer.process.terminate()
         assert peer.process.wait(10) != 0
+
+
+def test_a_service_starts_as_the_readme_says(tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text()
+    (unit,) = re.findall(r"```ini\n(\[Unit\].*?)```", text, re.DOTALL)
+    (peer,) = re.findall(r"```toml\n(\[cluster\]\nname.*?)```", text, re.DOTALL)
+    (tmp_path / "peer.toml").write_text(peer)
+    checked = run("paramserver", "config", "check", "--config", "peer.toml", cwd=tmp_path)
+    assert (checked.returncode, checked.stderr) == (0, "valid\n")
+    (line,) = re.findall(r"^ExecStart=/opt/paramserver/bin/%i (.*)$", unit, re.MULTILINE)
+    for module, role in [("paramserver", "shard"), ("nodes", "worker")]:
+        words = line.replace("%l-%i", "b-1").replace("/etc/paramserver/peer.toml", "own.toml")
+        own = tmp_path / "own.toml"
+        own.write_text('[cluster]\nname = "lab"\n[cluster.zookeeper]\naddress = "127.0.0.1:1"\n')
+        quick = ("--set", "cluster.deadline=0.5", "--set", "device.select=numpy")
+        done = run(module, *words.split(), *quick, cwd=tmp_path)
+        assert done.returncode == 3, role
+        assert "ZooKeeper 127.0.0.1:1" in done.stderr
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("NO SYSTEMD-ANALYZE: the unit file itself was not checked")
+    for name in ("paramserver", "node"):
+        service = tmp_path / f"paramserver@{name}.service"
+        program = tmp_path / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text("#!/bin/sh\n")
+        program.chmod(0o755)
+        service.write_text(unit.replace("/opt/paramserver", str(tmp_path)))
+        done = subprocess.run(
+            ["systemd-analyze", "verify", "--man=no", str(service)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
