@@ -23,16 +23,15 @@ from paramserver.errors import (
     NotReady,
     Refused,
     RequestFailed,
-    UnknownTable,
     Unsupported,
 )
 from paramserver.leader import Leader
 from paramserver.mapview import LocalMap, MapView
 from paramserver.meeting import open_store
 from paramserver.placement import ClusterMap, RunEntry, parse_map
-from paramserver.runservice import RunService
+from paramserver.runhost import RunHost
 from paramserver.shard import Shard
-from paramserver.spec import RunSpec, TableSpec
+from paramserver.spec import TableSpec
 from paramserver.status import StatusServer
 from paramserver.store import Store
 from paramserver.transport.connection import Identity
@@ -128,8 +127,9 @@ class Peer:
             self._handlers.update(self._shard.handlers)
         self._coordinator: Coordinator | None = None
         self._leader: Leader | None = None
-        self._run: RunService | None = None
-        self._run_task: asyncio.Task[None] | None = None
+        self.runs = RunHost(
+            me, self.links, self.view, self._handlers, self._config_of, deadline=self._deadline
+        )
         self._began = time.monotonic()
         self.address = ""
         self.status_address = ""
@@ -168,7 +168,7 @@ class Peer:
             reason = f"{self.me.name}, which holds slices, is leaving"
             try:
                 await self.links.request(
-                    self.run_address(run.name),
+                    self.runs.address(run.name),
                     StopRun(run=run.name, reason=reason),
                     deadline=self._deadline,
                 )
@@ -185,9 +185,7 @@ class Peer:
     def _alone_holds(self, run: RunEntry) -> bool:
         """Say whether this peer holds slices, or the table, of a run."""
         placed = self.view.map
-        primary = placed.run_primary()
-        mine = primary is not None and (primary.name, primary.incarnation) == self.me
-        return mine or f"{run.name}/model" in placed.held_by(*self.me)
+        return self.runs.is_primary(placed) or f"{run.name}/model" in placed.held_by(*self.me)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Peer]:
@@ -201,8 +199,8 @@ class Peer:
                     try:
                         yield self
                     finally:
-                        if self._run_task is not None:
-                            tasks.append(self._run_task)
+                        if self.runs.task is not None:
+                            tasks.append(self.runs.task)
                         for task in tasks:
                             task.cancel()
             except BaseExceptionGroup as several:
@@ -288,80 +286,10 @@ class Peer:
             if self._shard is not None:
                 self._shard.adopt(placed)
             self.view.offer(placed)
-            await self._tend_run(placed, group)
+            await self.runs.tend(placed, group)
 
-    async def _tend_run(self, placed: ClusterMap, group: asyncio.TaskGroup) -> None:
-        """Serve the run table where the map gives it to this peer; let go of it elsewhere."""
-        primary = placed.run_primary()
-        mine = (
-            placed.run
-            if primary is not None and (primary.name, primary.incarnation) == self.me
-            else None
-        )
-        serving = self._run.spec if self._run is not None else None
-        if serving is not None and (
-            mine is None or (mine.name, mine.attempt) != (serving.name, serving.attempt)
-        ):
-            assert self._run is not None
-            assert self._run_task is not None
-            for message in self._run.handlers:
-                self._handlers.pop(message, None)
-            self._run_task.cancel()
-            self._run = None
-            self._run_task = None
-        if mine is not None and self._run is None:
-            spec = await self.run_spec(mine)
-            if spec is None:
-                return
-            self._run = RunService(spec, self.links, self.view)
-            self._handlers.update(self._run.handlers)
-            self._run_task = group.create_task(self._run.run())
-            log.info("serving the run table of %s", spec.name)
-
-    async def run_spec(self, run: RunEntry) -> RunSpec | None:
-        """Return what was asked for with the run that a map names.
-
-        None where the coordinator knows nothing of it, or already its next attempt: another map is
-        on its way, and this one's tables are about to go.
-        """
-        config = await self.coordinator.get_config(run.name)
-        spec = RunSpec.model_validate(config) if config is not None else None
-        return spec if spec is not None and spec.attempt == run.attempt else None
-
-    async def wait_for_run(self, other_than: tuple[str, int] | None) -> RunEntry:
-        """Wait until the map names a run other than this (name, attempt), and return it."""
-
-        def there() -> bool:
-            run = self.view.map.run
-            return run is not None and (run.name, run.attempt) != other_than
-
-        while not await self.view.changes.until(there, self._deadline):
-            pass
-        run = self.view.map.run
-        assert run is not None
-        return run
-
-    async def wait_for_end_of(self, name: str, attempt: int) -> None:
-        """Wait until the map no longer names this attempt of this run."""
-
-        def gone() -> bool:
-            run = self.view.map.run
-            return run is None or (run.name, run.attempt) != (name, attempt)
-
-        while not await self.view.changes.until(gone, self._deadline):
-            pass
-
-    def run_address(self, name: str) -> str:
-        """Return the address of the run table's primary.
-
-        Raises:
-            UnknownTable: the map names no such run.
-        """
-        placed = self.view.map
-        primary = placed.run_primary()
-        if placed.run is None or placed.run.name != name or primary is None:
-            raise UnknownTable(f"the cluster has no run {name!r} now")
-        return primary.address
+    async def _config_of(self, run: str) -> dict[str, Any] | None:
+        return await self.coordinator.get_config(run)
 
     # Requests
 
@@ -425,7 +353,7 @@ class Peer:
             "coordinator": self._coordinator_document(),
             "members": coordinator.members_document() if coordinator is not None else {},
             "map": {"serial": placed.serial, "tables": self._tables(placed)},
-            "run": self._run_document(placed),
+            "run": self.runs.document(),
         }
 
     def _coordinator_document(self) -> dict[str, Any] | None:
@@ -443,14 +371,6 @@ class Peer:
             "term": [leader.term.generation, leader.term.czxid] if leader is not None else None,
             "is_leader": seen["leads"],
         }
-
-    def _run_document(self, placed: ClusterMap) -> dict[str, Any] | None:
-        if self._run is not None:
-            return self._run.snapshot()
-        primary = placed.run_primary()
-        if placed.run is None or primary is None:
-            return None
-        return {"run": placed.run.name, "at": primary.name}
 
     def _tables(self, placed: ClusterMap) -> dict[str, Any]:
         tables: dict[str, Any] = {}

@@ -85,7 +85,7 @@ class Driver:
             self._spec,
             self._peer.links,
             self._client,
-            lambda: self._peer.run_address(self._spec.name),
+            lambda: self._peer.runs.address(self._spec.name),
             self._output / FOLDER,
             self._write_into_checkpoint,
             keep=self._plan.recipe.checkpoint.keep,
@@ -152,7 +152,7 @@ class Driver:
         while True:
             self._lost()
             try:
-                address = self._peer.run_address(self._spec.name)
+                address = self._peer.runs.address(self._spec.name)
                 if self._stop_asked is not None and not stopping:
                     await self._peer.links.request(
                         address,
@@ -255,7 +255,7 @@ class Driver:
             error=fault,
         )
         try:
-            address = self._peer.run_address(self._spec.name)
+            address = self._peer.runs.address(self._spec.name)
             await self._peer.links.request(address, made, deadline=self._deadline)
         except (RequestFailed, Refused) as error:
             log.info("the run table was not told of the checkpoint: %s", error)
@@ -283,7 +283,7 @@ class Driver:
         except NotReady as error:
             log.warning("the best model is not kept: %s", error)
         await self._peer.links.request(
-            self._peer.run_address(self._spec.name),
+            self._peer.runs.address(self._spec.name),
             Kept(run=self._spec.name, number=number),
             deadline=self._deadline,
         )

@@ -89,10 +89,10 @@ class WorkerRole:
         try:
             done: tuple[str, int] | None = None
             while True:
-                run = await peer.wait_for_run(other_than=done)
+                run = await peer.runs.next(other_than=done)
                 if self._leaving:
                     return
-                spec = await peer.run_spec(run)
+                spec = await peer.runs.spec(run)
                 if spec is not None:
                     try:
                         await self._work(peer, spec)
@@ -119,14 +119,14 @@ class WorkerRole:
             self.device,
             peer.links,
             TableClient(peer.links, peer.maps, spec.table_name, peer.me, deadline=spec.deadline),
-            lambda: peer.run_address(spec.name),
+            lambda: peer.runs.address(spec.name),
             compute,
             self._thread,
             fingerprint,
         )
         self._worker = worker
         working = asyncio.create_task(worker.run())
-        withdrawn = asyncio.create_task(peer.wait_for_end_of(spec.name, spec.attempt))
+        withdrawn = asyncio.create_task(peer.runs.end_of(spec.name, spec.attempt))
         try:
             await asyncio.wait({working, withdrawn}, return_when=asyncio.FIRST_COMPLETED)
             if working.done():
@@ -155,7 +155,7 @@ class WorkerRole:
         for _ in range(ATTEMPTS):
             try:
                 await peer.links.request(
-                    peer.run_address(spec.name), report, deadline=spec.deadline
+                    peer.runs.address(spec.name), report, deadline=spec.deadline
                 )
                 return
             except (RequestFailed, Refused) as error:
