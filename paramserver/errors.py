@@ -175,6 +175,10 @@ class StoreError(ParamserverError):
     """The coordination store refused or failed."""
 
 
+class Unreadable(StoreError):
+    """A node holds what this system did not write."""
+
+
 class NoNode(StoreError):
     """No such path."""
 

@@ -163,7 +163,7 @@ class Leader:
             runs,
             outcomes,
             settled=self._coordinator.settled,
-            dead=frozenset(self._coordinator.buried),
+            dead=self._coordinator.buried,
         )
         if placed.run is not None and view.waiting:
             view = replace(view, finished=await self._has_finished(placed))
@@ -178,7 +178,7 @@ class Leader:
             reply = await self._links.request(
                 primary.address, Follow(run=placed.run.name, after=-1), deadline=PROBE_DEADLINE
             )
-        except (RequestFailed, Refused) as error:
+        except (RequestFailed, Refused, NotReady) as error:
             log.info("cannot tell whether run %s has finished: %s", placed.run.name, error)
             return False
         return bool(reply.message.state["phase"] == "finished")

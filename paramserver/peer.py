@@ -172,7 +172,7 @@ class Peer:
                     StopRun(run=run.name, reason=reason),
                     deadline=self._deadline,
                 )
-            except (RequestFailed, Refused) as error:
+            except (RequestFailed, Refused, NotReady) as error:
                 log.warning("run %s was not stopped: %s", run.name, error)
                 return
             if not await self.view.changes.until(
@@ -286,7 +286,7 @@ class Peer:
             if self._shard is not None:
                 self._shard.adopt(placed)
             self.view.offer(placed)
-            await self.runs.tend(placed, group)
+            self.runs.tend(placed, group)
 
     async def _config_of(self, run: str) -> dict[str, Any] | None:
         return await self.coordinator.get_config(run)

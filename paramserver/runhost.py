@@ -7,7 +7,9 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from paramserver.errors import UnknownTable
+from pydantic import ValidationError
+
+from paramserver.errors import StoreError, UnknownTable
 from paramserver.mapview import MapView
 from paramserver.placement import ClusterMap, RunEntry
 from paramserver.runservice import RunService
@@ -16,6 +18,9 @@ from paramserver.transport.links import Links
 from paramserver.types import PeerId
 
 log = logging.getLogger(__name__)
+
+PAUSE = 1.0
+"""Seconds until the coordinator is asked again for what it could not tell."""
 
 Config = Callable[[str], Awaitable[dict[str, Any] | None]]
 """Returns what was asked for with a run, by its name; None where the coordinator knows nothing."""
@@ -45,40 +50,41 @@ class RunHost:
         self._config = config
         self._deadline = deadline
         self._service: RunService | None = None
+        self._serving: tuple[str, int] | None = None
         self.task: asyncio.Task[None] | None = None
         """Serves the run's table."""
 
     def __repr__(self) -> str:
         return f"<RunHost of {self._me}: {self._service!r}>"
 
-    async def tend(self, placed: ClusterMap, group: asyncio.TaskGroup) -> None:
-        """Serve the run table where the map gives it to this peer; let go of it elsewhere.
+    def tend(self, placed: ClusterMap, group: asyncio.TaskGroup) -> None:
+        """Serve the run table where the map gives it to this peer; let go of it elsewhere."""
+        run = placed.run if self.is_primary(placed) else None
+        wanted = (run.name, run.attempt) if run is not None else None
+        if wanted == self._serving:
+            return
+        if self.task is not None:
+            self.task.cancel()
+            self.task = None
+        self._serving = wanted
+        if run is not None:
+            self.task = group.create_task(self._serve(run), name=f"run table of {run.name}")
 
-        Raises:
-            Unavailable: the coordinator could not be asked what the run is.
-        """
-        mine = placed.run if self.is_primary(placed) else None
-        serving = self._service.spec if self._service is not None else None
-        if serving is not None and (
-            mine is None or (mine.name, mine.attempt) != (serving.name, serving.attempt)
-        ):
-            self._let_go()
-        if mine is not None and self._service is None:
-            spec = await self.spec(mine)
-            if spec is None:
-                return
-            self._service = RunService(spec, self._links, self._view)
-            self._handlers.update(self._service.handlers)
-            self.task = group.create_task(self._service.run())
-            log.info("serving the run table of %s", spec.name)
-
-    def _let_go(self) -> None:
-        assert self._service is not None
-        assert self.task is not None
-        for message in self._service.handlers:
-            self._handlers.pop(message, None)
-        self.task.cancel()
-        self._service = self.task = None
+    async def _serve(self, run: RunEntry) -> None:
+        """Serve a run's table until cancelled."""
+        spec = await self.spec(run)
+        if spec is None:
+            return
+        service = self._service = RunService(spec, self._links, self._view)
+        self._handlers.update(service.handlers)
+        log.info("serving the run table of %s", spec.name)
+        try:
+            await service.run()
+        finally:
+            if self._service is service:
+                self._service = None
+                for message in service.handlers:
+                    self._handlers.pop(message, None)
 
     def is_primary(self, placed: ClusterMap) -> bool:
         """Say whether a map gives the run's table to this peer."""
@@ -86,17 +92,25 @@ class RunHost:
         return primary is not None and (primary.name, primary.incarnation) == self._me
 
     async def spec(self, run: RunEntry) -> RunSpec | None:
-        """Return what was asked for with the run that a map names.
+        """Return what was asked for with the run that the map names.
 
-        None where the coordinator knows nothing of it, or already its next attempt: another map is
-        on its way, and this one's tables are about to go.
-
-        Raises:
-            Unavailable: the coordinator could not be asked.
+        Asks until the coordinator answers. None where it knows nothing of the run, or already its
+        next attempt, or the map names another meanwhile: this one's tables are about to go.
         """
-        config = await self._config(run.name)
-        spec = RunSpec.model_validate(config) if config is not None else None
-        return spec if spec is not None and spec.attempt == run.attempt else None
+        while self._names(run):
+            try:
+                config = await self._config(run.name)
+                spec = RunSpec.model_validate(config) if config is not None else None
+            except (StoreError, ValidationError) as error:
+                log.warning("what run %s is cannot be read, trying again: %s", run.name, error)
+                await asyncio.sleep(PAUSE)
+                continue
+            return spec if spec is not None and spec.attempt == run.attempt else None
+        return None
+
+    def _names(self, wanted: RunEntry) -> bool:
+        run = self._view.map.run
+        return run is not None and (run.name, run.attempt) == (wanted.name, wanted.attempt)
 
     async def next(self, other_than: tuple[str, int] | None) -> RunEntry:
         """Wait until the map names a run other than this (name, attempt), and return it."""

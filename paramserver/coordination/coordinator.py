@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict
 from typing import Any
@@ -21,6 +20,8 @@ from paramserver.waiting import first_error
 log = logging.getLogger(__name__)
 
 MOST_BURIED = 1024
+COMES_BACK = 0.25
+"""Seconds in which a peer that lives has registered again after it was taken out."""
 
 __all__ = ["ABSENT", "Coordinator", "LeaderInfo", "MemberInfo"]
 
@@ -42,8 +43,8 @@ class Coordinator:
         self._ground = ground
         self._watching = Watching(store)
         self._changed = Signal()
-        self.buried: deque[tuple[str, int]] = deque(maxlen=MOST_BURIED)
-        """Who was taken out by this peer: name and incarnation, the last of them."""
+        self._buried: dict[tuple[str, int], float] = {}
+        self._due: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
         return f"<Coordinator of {self._layout.base} at {self._store.host}, {self.state}>"
@@ -69,6 +70,7 @@ class Coordinator:
             NodeExists: in a new session a living peer holds this peer's name.
         """
         leave: list[Callable[[], None]] = [
+            self.members.changes.subscribe(self._forget_the_living),
             self.members.changes.subscribe(self._changed.notify),
             self.election.changes.subscribe(self._changed.notify),
             self._store.session.listen(lambda state: self._changed.notify()),
@@ -80,7 +82,7 @@ class Coordinator:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.members.run())
                 group.create_task(self.election.run())
-                group.create_task(self._watching.keep_looking(self._look))
+                group.create_task(self._watching.keep_looking(self._look, self._ground.forget))
         except BaseExceptionGroup as several:
             raise first_error(several) from several
         finally:
@@ -89,6 +91,8 @@ class Coordinator:
 
     async def close(self) -> None:
         """Leave the cluster: this peer's nodes go at once. Takes less than two seconds."""
+        if self._due is not None:
+            self._due.cancel()
         await self._store.close()
 
     def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
@@ -107,6 +111,14 @@ class Coordinator:
         self._watching.arm(self._layout.configs, "children")
         self._watching.arm(self._layout.outcomes, "children")
         self._changed.notify()
+
+    async def exists(self) -> bool:
+        """Say whether anybody has made this cluster yet.
+
+        Raises:
+            Unavailable
+        """
+        return bool(await self.documents.names(self._layout.base))
 
     # Who leads
 
@@ -127,13 +139,31 @@ class Coordinator:
         ]
         if not ops:
             return False
+        loop = asyncio.get_running_loop()
+        # Before it is written: where the answer is lost it may have been.
+        self._buried[name, incarnation] = loop.time()
         try:
             await self.election.fenced(ops)
         except (NoNode, BadVersion) as error:
             raise Unavailable(f"{name} has changed meanwhile") from error
-        self.buried.append((name, incarnation))
+        finally:
+            if self._due is not None:
+                self._due.cancel()
+            self._due = loop.call_later(COMES_BACK, self._changed.notify)
         log.warning("%s was seen dead: it is no member any more", name)
         return True
+
+    @property
+    def buried(self) -> frozenset[tuple[str, int]]:
+        """Whom this peer took out, and who did not come back within a moment, as who lives does."""
+        latest = asyncio.get_running_loop().time() - COMES_BACK
+        return frozenset(one for one, at in self._buried.items() if at <= latest)
+
+    def _forget_the_living(self) -> None:
+        for one in self.members.current.values():
+            self._buried.pop((one.name, one.incarnation), None)
+        while len(self._buried) > MOST_BURIED:
+            del self._buried[next(iter(self._buried))]
 
     # Runs: what is asked for, and how each ended
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -33,7 +34,10 @@ from paramserver.errors import (
     SessionExpired,
     StoreError,
     Unavailable,
+    Unreadable,
 )
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -164,7 +168,7 @@ class Documents:
             content = json.loads(data)
             return Document(content["value"], stat.version, content["request"], stat.mzxid)
         except (ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"{path} holds no document of ours: {error!r}") from error
+            raise Unreadable(f"{path} holds no document of ours: {error!r}") from error
 
     async def _settle(
         self, path: str, request: str, version: int, end: float, lost: OutcomeUnknown
@@ -234,6 +238,9 @@ class Following:
                 except INTERRUPTIONS:
                     self._watching.look_again()
                     await asyncio.sleep(PAUSE)
+                    continue
+                except Unreadable as error:
+                    log.warning("left out: %s", error)
                     continue
                 if self._first or found != self._shown:
                     self._first = False

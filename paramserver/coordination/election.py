@@ -118,7 +118,7 @@ class Election:
         """Look at the election until cancelled or the store is closed."""
         unlisten = self._store.session.listen(self._session_moved)
         try:
-            await self._watching.keep_looking(self._look)
+            await self._watching.keep_looking(self._look, self._ground.forget)
         finally:
             unlisten()
             self._hold(None)
@@ -300,4 +300,12 @@ def _parse(node: _Candidate) -> dict[str, Any]:
     except ValueError:
         log.warning("%s names no candidate", node.path)
         return {}
-    return who if isinstance(who, dict) else {}
+    try:
+        return {
+            "name": str(who["name"]),
+            "incarnation": int(who["incarnation"]),
+            "address": str(who["address"]),
+        }
+    except (KeyError, TypeError, ValueError):
+        log.warning("%s names no candidate", node.path)
+        return {}

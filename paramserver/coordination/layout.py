@@ -54,6 +54,10 @@ class Ground:
     def __repr__(self) -> str:
         return f"<Ground of {self._layout.base}>"
 
+    def forget(self) -> None:
+        """Note that folders may be missing: somebody deleted them."""
+        self._session = None
+
     async def ready(self) -> None:
         """Make the folders that are missing, once a session.
 

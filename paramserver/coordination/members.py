@@ -111,7 +111,7 @@ class Members:
         Raises:
             NodeExists: in a new session a living peer holds this peer's name.
         """
-        await self._watching.keep_looking(self._look)
+        await self._watching.keep_looking(self._look, self._ground.forget)
 
     async def nodes_of(self, name: str, incarnation: int) -> list[Delete]:
         """Return what takes a peer out of the members.
@@ -136,7 +136,9 @@ class Members:
         watching.arm(self._layout.members, "children")
         names = await self._store.children(self._layout.members)
         if mine is not None and (
-            mine.name not in names or self._registered_in != self._store.session.id
+            mine.name not in names
+            or self._registered_in != self._store.session.id
+            or self._taken_by_another(mine)
         ):
             if self._registered_in == self._store.session.id:
                 log.warning("%s was taken for dead: registering again", mine.name)
@@ -156,9 +158,16 @@ class Members:
             watching.disarm(f"{self._layout.members}/{name}", "data")
         # Only now: had a read failed, those before it would have to be done again.
         self._unread.clear()
+        if mine is not None and found.get(mine.name, mine).incarnation != mine.incarnation:
+            watching.look_again()
         if found != self.current:
             self.current = found
             self.changes.notify()
+
+    def _taken_by_another(self, mine: MemberInfo) -> bool:
+        """Say whether another life has this peer's name: which is an error unless it goes."""
+        known = self.current.get(mine.name, mine)
+        return known.incarnation != mine.incarnation
 
     async def _read(self, path: str) -> MemberInfo | None:
         try:

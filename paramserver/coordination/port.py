@@ -140,6 +140,7 @@ class Session:
         self.single = single
         self.lease = 2 / 3 if single else 1 / 2
         self._connected_at = float("inf")
+        self._left_at = float("-inf")
         self.id = 0
         self.state = SessionState.SUSPENDED
         self.lease_deadline = float("-inf")
@@ -166,7 +167,8 @@ class Session:
         """Whether whose ephemeral nodes are not there has gone.
 
         When an ensemble was away for long, every session is another: everybody comes back in its own
-        time, and its nodes with it. So nobody is missed for T and a little more.
+        time, and its nodes with it. So nobody is missed for T and a little more. An interruption of
+        this peer's own, shorter than its lease, says nothing about the others.
         """
         return self.single or self.clock() - self._connected_at > self.timeout + GRACE
 
@@ -191,14 +193,19 @@ class Session:
     def move(self, state: SessionState, *, session: int | None = None) -> None:
         """Go to ``state``, under another id where ``session`` is given, and tell the listeners."""
         if session is not None and session != self.id:
+            self._left_at = float("-inf")
             if self.id:
                 self.past.append(self.id)
             self.id = session
             self.lease_deadline = float("-inf")
         if state is self.state:
             return
+        if self.state is SessionState.CONNECTED:
+            self._left_at = self.clock()
         self.state = state
-        if state is SessionState.CONNECTED:
+        if state is SessionState.CONNECTED and (
+            self.clock() - self._left_at > self.lease * self.timeout
+        ):
             self._connected_at = self.clock()
         for listener in tuple(self._listeners):
             listener(state)

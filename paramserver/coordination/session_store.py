@@ -322,8 +322,18 @@ class SessionStore:
 
     # Requests
 
-    async def _ask(self, make: Callable[[tuple[int, int]], object], *, writes: bool) -> Any:
-        """Send one request once; ``make`` gets the caller."""
+    async def _ask(
+        self,
+        make: Callable[[tuple[int, int]], object],
+        *,
+        writes: bool,
+        proves: bool | None = None,
+    ) -> Any:
+        """Send one request once; ``make`` gets the caller.
+
+        ``proves`` says whether an answer proves the session, as that to a write does.
+        """
+        proves = self.session.single or (writes if proves is None else proves)
         while not writes and self._arming:
             await asyncio.wait(tuple(self._arming))
         link, caller = self._link, self._caller
@@ -345,10 +355,10 @@ class SessionStore:
             self._break(link, error)
             raise
         except StoreError:
-            if writes or self.session.single:
+            if proves:
                 session.acknowledge(caller[0], sent)
             raise
-        if writes or self.session.single:
+        if proves:
             session.acknowledge(caller[0], sent)
         return answer
 
@@ -424,7 +434,9 @@ class SessionStore:
     async def _arm(self, key: tuple[str, WatchKind], watch: _Watch) -> None:
         try:
             await self._ask(
-                lambda caller: ArmWatch(caller=caller, path=key[0], kind=key[1]), writes=True
+                lambda caller: ArmWatch(caller=caller, path=key[0], kind=key[1]),
+                writes=True,
+                proves=False,
             )
             watch.armed = True
         except (Unavailable, OutcomeUnknown, SessionExpired):

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from paramserver.coordination.port import Session, SessionState, Store, WatchKind
-from paramserver.errors import OutcomeUnknown, SessionExpired, Unavailable
+from paramserver.errors import NoNode, OutcomeUnknown, SessionExpired, Unavailable
 from paramserver.waiting import Changes
 
 log = logging.getLogger(__name__)
@@ -111,10 +111,13 @@ class Watching:
                 await self._stale.wait()
         self._stale.clear()
 
-    async def keep_looking(self, look: Callable[[], Awaitable[None]]) -> None:
+    async def keep_looking(
+        self, look: Callable[[], Awaitable[None]], wiped: Callable[[], None]
+    ) -> None:
         """Call ``look`` whenever it is worth it, until cancelled or the store is closed.
 
-        Interruptions of the store are waited out; other errors of ``look`` end this.
+        Interruptions of the store are waited out; where a folder is missing, ``wiped`` is told and
+        the next look begins anew. Other errors of ``look`` end this.
         """
         session = self._store.session
         unlisten = session.listen(lambda state: self._stale.set())
@@ -128,6 +131,11 @@ class Watching:
                     await look()
                 except INTERRUPTIONS as error:
                     log.info("looking again soon: %s", error)
+                    self._stale.set()
+                    await asyncio.sleep(PAUSE)
+                except NoNode as error:
+                    log.warning("somebody has deleted a part of the cluster's tree: %s", error)
+                    wiped()
                     self._stale.set()
                     await asyncio.sleep(PAUSE)
         finally:

@@ -29,9 +29,11 @@ class Ensemble:
         session_timeout: float,
         credentials: Credentials | None = None,
         tls: ssl.SSLContext | None = None,
+        make: bool = True,
         clock: Clock = time.monotonic,
     ) -> None:
         self._address = address
+        self._make = make
         self._timeout = session_timeout
         self._credentials = credentials
         self._tls = tls
@@ -66,8 +68,15 @@ class Ensemble:
                 why = f"{host}:{port}: {getattr(error, 'strerror', None) or error}"
                 self.memory.refused.pop(f"{host}:{port}", None)
                 continue
-            name, memory = f"{host}:{port}", self.memory
-            return ZooLink(reader, writer, name, self._address.chroot, memory, self._credentials)
+            return ZooLink(
+                reader,
+                writer,
+                f"{host}:{port}",
+                self._address.chroot,
+                self.memory,
+                self._credentials,
+                make=self._make,
+            )
         raise Unreachable(f"ZooKeeper does not answer ({why})")
 
     def _forget_what_nobody_has(self) -> None:
@@ -90,9 +99,15 @@ class Ensemble:
 
 
 async def open_zookeeper(
-    cluster: ClusterConfig, *, deadline: float, clock: Clock = time.monotonic
+    cluster: ClusterConfig,
+    *,
+    deadline: float,
+    make: bool = True,
+    clock: Clock = time.monotonic,
 ) -> Store:
     """Open a session with the ensemble of ``cluster.zookeeper``, within ``deadline`` seconds.
+
+    ``make`` says whether the path of the address is made where it is missing.
 
     Raises:
         Unavailable: no server could be reached; the text names them.
@@ -107,6 +122,7 @@ async def open_zookeeper(
         session_timeout=timeout,
         credentials=_credentials(given.auth_file) if given.auth_file is not None else None,
         tls=_tls(given) if given.tls else None,
+        make=make,
         clock=clock,
     )
     store = SessionStore(

@@ -121,6 +121,7 @@ class ZooLink:
         chroot: the path below which the cluster's tree lies, empty or beginning with a slash.
         memory: what outlasts this connection.
         credentials: given anew to every connection; nodes are then the cluster's alone.
+        make: whether the path is made where it is missing.
     """
 
     def __init__(
@@ -131,7 +132,10 @@ class ZooLink:
         chroot: str,
         memory: Memory,
         credentials: Credentials | None,
+        *,
+        make: bool = True,
     ) -> None:
+        self._make = make
         self._reader = reader
         self._writer = writer
         self._host = host
@@ -250,7 +254,7 @@ class ZooLink:
         self._reading = asyncio.create_task(self._read(), name=f"ZooKeeper at {self._host}")
         if self._credentials is not None:
             await self._authenticate(self._credentials)
-        if not known:
+        if not known and self._make:
             await self._make_chroot()
         return SessionOpened(session=found.session_id, attachment=0, timeout=found.timeout / 1000)
 

@@ -1,4 +1,4 @@
-"""See whether the machine is idle enough for a comparison."""
+"""See whether the machine, or a process, is idle enough for a comparison."""
 
 from __future__ import annotations
 
@@ -12,6 +12,41 @@ so one that has to share its core holds up all of them."""
 
 WATCHED = 0.5
 """Seconds."""
+
+
+LOOKS = 0.01
+"""Seconds between two looks at a process."""
+QUIET_SHARE = 0.1
+QUIET_LOOKS = 3
+"""On end: on a busy machine a process may have to wait for its core in one."""
+LONGEST_REST = 2.0
+
+
+async def at_rest(pid: int) -> None:
+    """Wait until a process does next to nothing on any core, two seconds at most.
+
+    The threads of a BLAS, or of OpenMP, go on spinning after their work (those of numpy's OpenBLAS for
+    2^28 cycles, a tenth of a second) and would take the cores from the other side.
+    """
+    loop = asyncio.get_running_loop()
+    end, before, quiet = loop.time() + LONGEST_REST, _spent(pid), 0
+    while loop.time() < end and quiet < QUIET_LOOKS:
+        began = loop.time()
+        await asyncio.sleep(LOOKS)
+        after = _spent(pid)
+        quiet = quiet + 1 if after - before < QUIET_SHARE * (loop.time() - began) else 0
+        before = after
+
+
+def _spent(pid: int) -> float:
+    """Return the seconds that all threads of a process had a core so far; see proc(5)."""
+    nanoseconds = 0
+    for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        try:
+            nanoseconds += int(path.read_text().split()[0])
+        except OSError:
+            continue  # it has ended
+    return nanoseconds * 1e-9
 
 
 async def busy_share(cores: Sequence[int]) -> float:

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
 from benching.printing import Sheet
 from benching.rows import Case, compared
 from paramserver.errors import ParamserverError
-
-SETTLE = 0.04
-"""Seconds of silence before each turn: threads of a BLAS, or of OpenMP, go on spinning for a while
-after their work (OpenBLAS's for 2^26 cycles), and would take the cores from the other side."""
 
 AGREE = 2e-3
 """By how much, relatively, two sides' results may differ: float32, in another order of summation."""
@@ -30,6 +25,9 @@ class Contender(Protocol):
 
     async def measure(self) -> dict[str, float]:
         """Take a turn: return the seconds of one run, see `benching.rows.compared`."""
+
+    async def rest(self) -> None:
+        """Wait until nothing of the last turn goes on."""
 
 
 async def compare(
@@ -60,8 +58,8 @@ async def compare(
             )
         turns_of_ours, turns_of_other = [], []
         for _ in range(turns):
-            await asyncio.sleep(SETTLE)
+            await other.rest()
             turns_of_ours.append(await ours.measure())
-            await asyncio.sleep(SETTLE)
+            await ours.rest()
             turns_of_other.append(await other.measure())
         sheet.add(compared(suite, case, against, turns_of_ours, turns_of_other))

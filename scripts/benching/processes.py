@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from tempfile import TemporaryFile
 from typing import IO, Any
 
+from benching.busy import at_rest
 from benching.rows import Case
 from benching.suites import Settings
 from benching.tied import command
@@ -76,6 +77,10 @@ class Side(Child):
     async def measure(self) -> dict[str, float]:
         """Have the side take a turn; see `Contender.measure`."""
         return await self.ask()
+
+    async def rest(self) -> None:
+        """Wait until the side's threads have ended what they do; see `at_rest`."""
+        await at_rest(self.pid)
 
 
 @asynccontextmanager

@@ -128,6 +128,9 @@ class Command:
         )
         return {"seconds": result["seconds"] / result["examples"]}
 
+    async def rest(self) -> None:
+        """Do nothing: the command has ended."""
+
 
 async def _end(process: asyncio.subprocess.Process) -> None:
     """End the command in good order, then by force; its children go when it does."""

@@ -94,6 +94,10 @@ class Ranks:
         turns = await asyncio.gather(*(one.measure() for one in self._sides))
         return {"seconds": max(turn["seconds"] for turn in turns)}
 
+    async def rest(self) -> None:
+        """Wait until none does anything."""
+        await asyncio.gather(*(one.rest() for one in self._sides))
+
 
 class Rank:
     """One process of PyTorch's DistributedDataParallel over gloo."""

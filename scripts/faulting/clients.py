@@ -14,6 +14,7 @@ from paramserver.config import ClusterConfig, ZooKeeperConfig
 from paramserver.coordination.coordinator import Coordinator, MemberInfo
 from paramserver.coordination.port import ANY, Check, Create, SessionState, Store
 from paramserver.coordination.zookeeper import open_zookeeper
+from paramserver.errors import Unavailable
 
 T = 3.0
 """The session timeout asked for, in seconds."""
@@ -138,8 +139,12 @@ class Ours:
         async def wait() -> None:
             while True:
                 changed = self._open.watch(path, "data")
-                if path.rpartition("/")[2] not in await self._open.children("/"):
-                    return
+                try:
+                    if path.rpartition("/")[2] not in await self._open.children("/"):
+                        return
+                except Unavailable:
+                    await self._open.session.connected(T)
+                    continue
                 await changed
 
         return asyncio.ensure_future(wait())

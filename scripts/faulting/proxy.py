@@ -19,14 +19,15 @@ WRITES = (1, 2, 5, 14, 15)
 
 
 class Proxy:
-    """Forwards bytes to ``target`` (host:port) from a ``port``, 0 for any that is free.
+    """Forwards bytes to ``target`` (host:port) from a ``port`` of ``host``, 0 for any that is free.
 
     ``refuses``: who connects is reset. ``frozen``: nothing is forwarded, and nothing closed.
     """
 
-    def __init__(self, target: str, port: int = 0) -> None:
-        host, _, there = target.rpartition(":")
-        self._target = host, int(there)
+    def __init__(self, target: str, port: int = 0, *, host: str = "127.0.0.1") -> None:
+        name, _, there = target.rpartition(":")
+        self._target = name, int(there)
+        self._host = host
         self._port = port
         self.refuses = False
         self._moving = asyncio.Event()
@@ -38,8 +39,8 @@ class Proxy:
 
     async def start(self) -> str:
         """Listen; return the address."""
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port)
-        return f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        self._server = await asyncio.start_server(self._accept, self._host, self._port)
+        return f"{self._host}:{self._server.sockets[0].getsockname()[1]}"
 
     async def close(self) -> None:
         """Stop listening and reset everybody."""

@@ -169,8 +169,12 @@ async def early_reset(stage: Stage) -> None:
     await client.until_gone("/a")
     way.resets = 1
     way.cut(refuse=False)
-    await reaches(lambda: way.resets == 0, 2 * T)
-    await error_of(client.read("/a"), 2 * T, f"no answer {2 * T:g} s after it could have one")
+    lost = f"no answer {2 * T:g} s after it could have one"
+    if not await reaches(lambda: way.resets == 0 and client.connected, 3 * T):
+        raise Broken(lost)
+    error = await error_of(client.read("/a"), 2 * T, lost)
+    if error is not None:
+        raise Broken(f"{type(error).__name__} where an answer could be had")
 
 
 async def watch_over_reconnect(stage: Stage) -> None:
@@ -184,7 +188,9 @@ async def watch_over_reconnect(stage: Stage) -> None:
     other = await stage.other()
     await asyncio.sleep(0.2)
     await other.delete("/a")
-    await error_of(gone, 2 * SOON, "never heard that the node was deleted")
+    error = await error_of(gone, 2 * SOON, "never heard that the node was deleted")
+    if error is not None:
+        raise Broken(f"{type(error).__name__} instead of the node's end")
 
 
 async def expiry(stage: Stage) -> None:
@@ -246,6 +252,10 @@ async def truncated_answer(stage: Stage) -> None:
     way.truncates = True
     async with Holds() as holds:
         await error_of(client.read("/a"), 2 * T, f"no answer and no error within {2 * T:g} s")
+    await reaches(lambda: client.connected, 2 * T)
+    error = await error_of(client.read("/a"), 2 * T, f"no answer within {2 * T:g} s after that")
+    if error is not None:
+        raise Broken(f"{type(error).__name__} where an answer could be had")
     if holds.longest > T / 3:
         raise Broken(f"held the event loop for {holds.longest:.1f} s")
 

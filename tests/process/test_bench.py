@@ -8,6 +8,8 @@ import math
 import shutil
 import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -107,12 +109,14 @@ class Told:
     async def measure(self) -> dict[str, float]:
         return {"seconds": self._seconds.pop(0)}
 
+    async def rest(self) -> None:
+        pass
+
 
 def test_ratio_is_of_medians_and_spread_of_the_turns(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(SCRIPTS))
-    import sys
 
     from benching.comparing import compare
     from benching.printing import Sheet
@@ -138,6 +142,26 @@ def test_ratio_is_of_medians_and_spread_of_the_turns(
     }
     with pytest.raises(ParamserverError, match=r"our result is 1, that of them 1\.1"):
         asyncio.run(compare(sheet, "made", cases, Told(1.0), Told(1.1), "them", 3))
+
+
+def test_a_side_is_at_rest_when_its_threads_have_stopped_spinning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    from benching.busy import at_rest
+
+    code = (
+        "import time; end = time.monotonic() + 0.5; print(flush=True)\n"
+        "while time.monotonic() < end: pass\n"
+        "time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as spinning:
+        assert spinning.stdout is not None
+        spinning.stdout.readline()
+        began = time.monotonic()
+        asyncio.run(at_rest(spinning.pid))
+        assert time.monotonic() - began > 0.4
+        spinning.kill()
 
 
 def test_the_script_runs_it_in_the_environment_with_the_benches_alone_on_the_path(

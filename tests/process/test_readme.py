@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from zookeeping.server import Ensemble
 
 from tests.support.process import ROOT, Running, environment, run
 
@@ -42,6 +43,25 @@ def test_the_library_example_fits_its_line(tmp_path: Path) -> None:
             assert out == "weights [3.0, -2.0, 1.0]\n"
         peer.process.terminate()
         assert peer.process.wait(10) != 0
+
+
+@pytest.mark.usefixtures("zookeeper")
+def test_zookeeper_takes_its_configuration(tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text()
+    (lines,) = re.findall(r"```\n([^`]*?tickTime=.*?)```", text, re.DOTALL)
+    assert "`" not in re.sub("`myid`", "", lines)
+    with Ensemble(tmp_path, 1) as ensemble:
+        (server,) = ensemble.servers
+        server.kill()
+        config = tmp_path / "1" / "zoo.cfg"
+        kept = [one for one in config.read_text().splitlines() if "=" in one]
+        given = re.sub(r"zk\d", "127.0.0.1", lines).replace("/var/lib/zookeeper", str(tmp_path))
+        ours = [one for one in given.splitlines() if not one.startswith(("clientPort", "server"))]
+        whole = [*kept, *ours, *(one for one in given.splitlines() if one.startswith("server.1="))]
+        config.write_text("\n".join(whole) + "\n")
+        (tmp_path / "myid").write_text("1\n")
+        server.start()
+        server.wait()
 
 
 def test_a_service_starts_as_the_readme_says(tmp_path: Path) -> None:

@@ -237,6 +237,6 @@ def test_leaders_write_in_order_through_a_minute_of_faults(tmp_path: Path, seed:
         pytest.skip(f"NO ZOOKEEPER: {error}")
     found = judge(lines(tmp_path))
     print(f"{sum(done.values())} faults in {SECONDS:g} s: {dict(done)}; {found}")
-    assert found["terms"] > 3, "hardly anybody lost a term"
+    assert found["terms"] > SECONDS / 20, "hardly anybody lost a term"
     assert found["writes"] > SECONDS
     assert sum(done.values()) > SECONDS
