@@ -210,6 +210,8 @@ def config_get(
     found = run_loop(look())
     if run is None:
         print("".join(f"{name}\n" for name in sorted(found)), end="")
+        if not found:
+            say(f"cluster {cluster.name} has no run")
     elif run in found:
         print(json.dumps(found[run], indent=2))
     else:

@@ -107,10 +107,7 @@ def _keep(view: View) -> Decision:
             f"{member.name} at {member.address} "
             f"({held}{', the run table' if member == view.map.run_primary() else ''})"
         )
-    error = (
-        f"lost {'; '.join(texts)}: no other peer holds a copy; "
-        "go on from its last checkpoint with `node train --resume FOLDER`"
-    )
+    error = f"lost {'; '.join(texts)}: no other peer holds a copy"
     return Decision(
         map=view.map.without_run(table),
         outcomes={run.name: {"status": "failed", "error": error, "exit_code": 75}},

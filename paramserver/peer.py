@@ -20,6 +20,7 @@ from paramserver.coordination.port import Store as CoordinationStore
 from paramserver.coordination.service import StoreService
 from paramserver.deathwatch import DeathWatch
 from paramserver.errors import (
+    NodeExists,
     NotReady,
     Refused,
     RequestFailed,
@@ -55,6 +56,10 @@ Answer = Response | None
 Handler = Callable[[Request], Answer | Awaitable[Answer]]
 
 WILDCARDS = ("0.0.0.0", "::", "[::]")
+
+MOST_ASKED = 3
+GREETING = 2.0
+"""How many members a new one asks at most whether they take it, and for how many seconds each."""
 
 WAIT_SHARE = 0.25
 """The share of the deadline that a request may be kept waiting before "ask again"."""
@@ -131,6 +136,7 @@ class Peer:
             me, self.links, self.view, self._handlers, self._config_of, deadline=self._deadline
         )
         self._began = time.monotonic()
+        self._forgotten = False
         self.address = ""
         self.status_address = ""
 
@@ -263,26 +269,51 @@ class Peer:
         return tasks
 
     async def _register(self) -> None:
-        await self.coordinator.members.register(
-            MemberInfo(
-                name=self.me.name,
-                incarnation=self.me.incarnation,
-                roles=list(self.roles),
-                address=self.address,
-                status=self.status_address,
-                device=self._role.device if self._role is not None else "",
-            )
+        await self._shake_hands()
+        info = MemberInfo(
+            name=self.me.name,
+            incarnation=self.me.incarnation,
+            roles=list(self.roles),
+            address=self.address,
+            status=self.status_address,
+            device=self._role.device if self._role is not None else "",
         )
+        try:
+            await self.coordinator.members.register(info)
+        except NodeExists as error:
+            raise NotReady(str(error)) from error
+
+    async def _shake_hands(self) -> None:
+        """See that a member takes this peer for one of its cluster.
+
+        Whoever may write to a ZooKeeper can register there; the secret is what makes it one of us.
+
+        Raises:
+            NotReady: none does, of those that answer: they hold another secret, say.
+        """
+        others = [one for one in await self.coordinator.members.read() if one.name != self.me.name]
+        others.sort(key=lambda one: one.incarnation)
+        refusal: NotReady | None = None
+        for other in others[-MOST_ASKED:]:
+            try:
+                await self.links.connection(other.address, min(GREETING, self._deadline))
+            except RequestFailed as error:
+                log.info("%s does not answer: %s", other.name, error)
+            except NotReady as error:
+                refusal = error
+            else:
+                return
+        if refusal is not None:
+            raise refusal
 
     # The map
 
     async def _follow_map(self, group: asyncio.TaskGroup) -> None:
         async for document in self.coordinator.follow_map():
-            if document is None:
+            placed = parse_map(document) if document is not None else ClusterMap()
+            self._forgotten = placed.serial < self.view.map.serial
+            if self._forgotten or document is None:
                 continue
-            placed = parse_map(document)
-            if placed.serial < self.view.map.serial:
-                continue  # of a coordinator that was wiped
             if self._shard is not None:
                 self._shard.adopt(placed)
             self.view.offer(placed)
@@ -332,6 +363,10 @@ class Peer:
         state = self._coordinator.state
         if state != "connected":
             return "degraded", f"the coordinator is {state}: going on under the last map"
+        if self._forgotten:
+            return "degraded", (
+                "the coordinator has forgotten the map that training goes on under: was it wiped?"
+            )
         return "ok", "ok"
 
     def status(self) -> dict[str, Any]:

@@ -193,7 +193,7 @@ class Driver:
             log.info("the coordinator does not answer: %s", error)
             return
         if outcome is not None:
-            raise _failure(outcome)
+            raise self._failure(outcome)
 
     def _still(self, since: float | None, error: ParamserverError) -> float:
         """Give up where the run was out of reach for longer than a lost one may be."""
@@ -321,9 +321,10 @@ class Driver:
         except (ParamserverError, TimeoutError) as error:
             log.warning("run %s could not be withdrawn: %s", self._spec.name, error)
 
-
-def _failure(outcome: dict[str, Any]) -> ParamserverError:
-    error = str(outcome.get("error", "the leader ended the run: its driver was taken for gone"))
-    if outcome.get("exit_code") == SlicesLost.exit_code:
-        return SlicesLost(error)
-    return ParamserverError(error)
+    def _failure(self, outcome: dict[str, Any]) -> ParamserverError:
+        error = str(outcome.get("error", "the leader ended the run: its driver was taken for gone"))
+        if outcome.get("exit_code") != SlicesLost.exit_code:
+            return ParamserverError(error)
+        saved = any((self._output / FOLDER).glob("*"))
+        how = f"go on from its last checkpoint with `node train --resume {self._output}`"
+        return SlicesLost(f"{error}; {how if saved else 'it has no checkpoint: start it again'}")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
+from nodes.recipe import Recipe
 from nodes.training.driver import Driver, Progress
 from nodes.training.plan import Plan
 from nodes.training.result import Result
@@ -14,6 +16,26 @@ from paramserver.errors import NotReady
 from paramserver.peer import Peer
 from paramserver.phrases import counted
 from paramserver.waiting import Changes
+
+FIRST_LOOK = 0.5
+SAID_EVERY = 10.0
+"""Seconds until it is said for the first time who is missing, and again."""
+
+
+def peer_config(recipe: Recipe) -> PeerConfig:
+    """Return what the driver's peer needs to know of a cluster that is there."""
+    cluster = recipe.cluster
+    return PeerConfig(
+        cluster=ClusterConfig(
+            name=cluster.name,
+            deadline=cluster.deadline,
+            session_timeout=cluster.session_timeout,
+            secret_file=cluster.secret_file,
+            zookeeper=cluster.zookeeper,
+            generation=cluster.generation,
+        ),
+        status=StatusConfig(host=recipe.status.host, port=recipe.status.port),
+    )
 
 
 async def train_joined(
@@ -32,17 +54,7 @@ async def train_joined(
         NotReady: they were not there within ``lost_after`` seconds.
     """
     cluster = plan.recipe.cluster
-    config = PeerConfig(
-        cluster=ClusterConfig(
-            name=cluster.name,
-            deadline=cluster.deadline,
-            session_timeout=cluster.session_timeout,
-            secret_file=cluster.secret_file,
-            zookeeper=cluster.zookeeper,
-            generation=cluster.generation,
-        ),
-        status=StatusConfig(host=plan.recipe.status.host, port=plan.recipe.status.port),
-    )
+    config = peer_config(plan.recipe)
     peer = Peer(config, new_identity(None), read_secret(config), join=join, candidate=False)
     async with peer.running():
         members = peer.coordinator.members
@@ -55,18 +67,27 @@ async def train_joined(
             return there() >= cluster.min_workers and shards
 
         spec = plan.spec(workers=1, min_workers=cluster.min_workers, min_shards=1)
+        say(f"status page: http://{peer.status_address}/")
         changes = Changes()
         peer.coordinator.subscribe(changes.notify)
         needed = counted(cluster.min_workers, "worker")
-        if not enough():
-            say(f"waiting for {needed} and a shard; {counted(there(), 'worker')} so far")
-        if not await changes.until(enough, spec.lost_after):
-            here = f"{counted(there(), 'worker')} and {counted(len(members.current), 'member')}"
-            raise NotReady(
-                f"the cluster at {join or cluster.zookeeper.address} has {here} after "
-                f"{spec.lost_after:g} s; the run needs {needed} and a shard: "
-                "start them with `node start` and `paramserver start`, with --join or --zookeeper"
+        until = asyncio.get_running_loop().time() + spec.lost_after
+        patience = FIRST_LOOK
+        while not await changes.until(enough, patience):
+            left = until - asyncio.get_running_loop().time()
+            shards = counted(sum("shard" in one.roles for one in members.current.values()), "shard")
+            here = f"{counted(there(), 'worker')} and {shards}"
+            if left <= 0:
+                raise NotReady(
+                    f"cluster {cluster.name} at {join or cluster.zookeeper.address} has {here} after "
+                    f"{spec.lost_after:g} s; the run needs {needed} and a shard: start them with "
+                    "`node start` and `paramserver start`, with --join or --zookeeper"
+                )
+            say(
+                f"waiting for {needed} and a shard, {left:.0f} s at most: cluster {cluster.name} "
+                f"has {here}"
             )
+            patience = min(left, SAID_EVERY)
         spec = plan.spec(workers=there(), min_workers=cluster.min_workers, min_shards=1)
         result.peers = sum(bool(member.roles) for member in members.current.values())
         driver = Driver(plan, spec, peer, output, progress)

@@ -21,14 +21,14 @@ from nodes.recipe import Recipe
 from nodes.training.best import bring_best
 from nodes.training.driver import Driver
 from nodes.training.events import EVENTS_FILE, EventLog
-from nodes.training.joined import train_joined
+from nodes.training.joined import peer_config, train_joined
 from nodes.training.local import train_locally
 from nodes.training.plan import Plan, name_run
 from nodes.training.progress import Progress
 from nodes.training.result import RESULT_FILE, Result
 from nodes.training.resume import read
 from paramserver.checkpoint import FOLDER, Checkpoint
-from paramserver.console import say
+from paramserver.console import read_secret, say
 from paramserver.errors import ConfigurationError, NotReady, ParamserverError, TryAgain, UserError
 from paramserver.phrases import counted
 
@@ -100,6 +100,8 @@ class Session:
         result = self.result
         self._local = self._join is None and recipe.cluster.zookeeper.address is None
         info = choose(recipe.device.select) if self._local else None
+        if not self._local:
+            read_secret(peer_config(recipe))  # what is wrong with it is said before all else
         dataset = load_dataset(recipe.data)
         if schema is not None:
             dataset = replace(dataset, schema=schema)

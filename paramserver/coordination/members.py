@@ -113,6 +113,17 @@ class Members:
         """
         await self._watching.keep_looking(self._look, self._ground.forget)
 
+    async def read(self) -> list[MemberInfo]:
+        """Return who is registered now.
+
+        Raises:
+            Unavailable, SessionExpired
+        """
+        await self._ground.ready()
+        names = await self._store.children(self._layout.members)
+        found = [await self._read(f"{self._layout.members}/{name}") for name in names]
+        return [one for one in found if one is not None]
+
     async def nodes_of(self, name: str, incarnation: int) -> list[Delete]:
         """Return what takes a peer out of the members.
 

@@ -65,6 +65,8 @@ log = logging.getLogger(__name__)
 SHORTEST_BACKOFF, LONGEST_BACKOFF = 0.05, 2.0
 SHORTEST_ATTACH = 1.0
 """The least seconds that a host is given to take the session up, where there is no hurry."""
+TOLD_EVERY = 10.0
+"""Seconds between two lines about a host that is away."""
 CLOSING = 1.0
 """The most seconds that saying farewell may take."""
 
@@ -128,6 +130,7 @@ class SessionStore:
         self._watches: dict[tuple[str, WatchKind], _Watch] = {}
         self._arming: set[asyncio.Task[None]] = set()
         self._living: asyncio.Task[None] | None = None
+        self._told = float("-inf")
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} at {self.host}: {self.session}>"
@@ -214,7 +217,7 @@ class SessionStore:
                 self._forget()
                 pause = 0.0
             except ParamserverError as error:
-                log.info("%s: %s: %s", self.host, type(error).__name__, error)
+                self._tell(error)
             finally:
                 broken, link = link, None
                 self._drop(broken)
@@ -222,6 +225,13 @@ class SessionStore:
                     await broken.close()
             await asyncio.sleep(pause)
             attempt += 1
+
+    def _tell(self, error: ParamserverError) -> None:
+        """Log why there is no link, once in a while."""
+        now = self.session.clock()
+        if now - self._told > TOLD_EVERY:
+            self._told = now
+            log.info("%s: %s: %s", self.host, type(error).__name__, error)
 
     async def _attach(self, seconds: float) -> Link:
         """Dial and open the session, or take it up again; it is connected when this returns."""

@@ -364,8 +364,7 @@ class ZooLink:
         if any(entry.id.scheme == "world" and entry.perms & CHANGES for entry in found.acl):
             raise AuthenticationFailed(
                 f"{path} at ZooKeeper {self._host} was made without credentials, and anybody can "
-                "change it: give another path or cluster.name, or raise cluster.generation, on "
-                "every peer"
+                "change it: give another path or cluster.name on every peer"
             )
 
     def _operation(self, op: WireOp) -> Any:
@@ -447,11 +446,13 @@ class ZooLink:
         if kind is None:
             self._end(f"error {code}")
             return ConnectionLost(f"ZooKeeper at {self._host} failed at {path}: error {code}")
-        words = {
-            Forbidden: "is not the cluster's to touch: give the credentials that made it "
-            "(cluster.zookeeper.auth_file)",
-            SessionExpired: "the session is over",
-        }.get(kind, kind.__name__)
+        if kind is Forbidden:
+            text = (
+                f"ZooKeeper at {self._host} does not let us touch {path}: give the credentials that "
+                "made it (cluster.zookeeper.auth_file)"
+            )
+            return kind(text, **detail)
+        words = "the session is over" if kind is SessionExpired else kind.__name__
         return kind(f"{path}: {words}", **detail)
 
     def _write(self, payload: bytes) -> None:

@@ -85,7 +85,7 @@ def the_run(name: str | None) -> Presence:
     if not wanted:
         here = f"no local run {name} is under way" if name else "no local run is under way"
         others = f"; there are {names}" if found else ""
-        raise NotReady(f"{here}{others}: give --join host:port for a run of another cluster")
+        raise NotReady(f"{here}{others}: give --join or --zookeeper for a run of another cluster")
     return wanted[0]
 
 

@@ -39,9 +39,9 @@ def zookeeper(
             ensemble = stack.enter_context(Ensemble(folder, servers, port=port, tick=tick))
             print(ensemble.address, flush=True)
             print("serving until Ctrl-C", file=sys.stderr)
-            while all(server.serves() for server in ensemble.servers):
+            while all(server.runs() for server in ensemble.servers):
                 time.sleep(1.0)
-            raise NotServing(f"a server of {ensemble!r} has ended")
+            raise NotServing(f"a server has ended: see the log in {folder}")
     except (NoZooKeeper, NotServing) as error:
         raise NotReady(str(error)) from error
 

@@ -80,9 +80,19 @@ class Server:
         return f"<Server {self.address} in {self._folder}>"
 
     def start(self) -> None:
-        """Start the process, unless it is there; see `wait`."""
-        if self._process is not None and self._process.poll() is None:
+        """Start the process, unless it is there; see `wait`.
+
+        Raises:
+            NotServing: another process has the port.
+        """
+        if self.runs():
             return
+        with socket.socket() as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                trial.bind((HOST, self._port))
+            except OSError as error:
+                raise NotServing(f"port {self._port} of {HOST}: {error.strerror}") from error
         command = ["java", *HEAP, "-cp", class_path(), MAIN, str(self._folder / "zoo.cfg")]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -106,6 +116,10 @@ class Server:
                 last = self.log.read_text(errors="replace").splitlines()[-5:]
                 raise NotServing(f"ZooKeeper at {self.address} does not serve: {' | '.join(last)}")
             time.sleep(0.05)
+
+    def runs(self) -> bool:
+        """Say whether its process is there."""
+        return self._process is not None and self._process.poll() is None
 
     def serves(self) -> bool:
         """Say whether it answers clients now."""

@@ -11,9 +11,11 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
+from kazoo.client import KazooClient
+from kazoo.exceptions import NotEmptyError
 from zookeeping.server import Ensemble
 
-from tests.support.process import Running, run
+from tests.support.process import ROOT, Running, run
 from tests.support.separate import SESSION, leader, members, peer, peers, status, train
 
 pytestmark = pytest.mark.usefixtures("zookeeper", "no_orphans")
@@ -183,3 +185,83 @@ def test_without_zookeeper_it_is_one_line_with_the_address(
     done = run(*command, *arguments, *numpy, cwd=tmp_path, seconds=20)
     assert done.returncode == 3
     assert "ZooKeeper 127.0.0.1:1" in done.stderr.splitlines()[-1]
+
+
+def secret(folder: Path, name: str) -> tuple[str, str]:
+    path = folder / name
+    path.write_text(name * 8)
+    path.chmod(0o600)
+    return "--secret-file", str(path)
+
+
+def test_who_holds_another_secret_is_no_member(tmp_path: Path, zookeeper: str) -> None:
+    address = f"{zookeeper}/{tmp_path.name}"
+    there = ("--zookeeper", address, "--set", "cluster.deadline=10")
+    with peer(tmp_path, address, "shard", *secret(tmp_path, "right")) as shard:
+        shard.wait_until(lambda: "serves at" in shard.said)
+        flag, wrong = secret(tmp_path, "wrong")
+        for command in [
+            ("paramserver", "start", flag, wrong),
+            ("nodes", "start", flag, wrong, "--set", "device.select=numpy"),
+            ("nodes", "train", "digits", "--set", f"cluster.secret_file={wrong}"),
+        ]:
+            began = time.monotonic()
+            done = run(*command, *there, cwd=tmp_path)
+            assert done.returncode == 3, (command, done.stderr)
+            assert "hold different secrets" in done.stderr.splitlines()[-1]
+            assert time.monotonic() - began < 8
+        assert members(shard) == ["shard"]
+        assert shard.process.poll() is None
+
+
+def test_a_tree_that_somebody_deletes_ends_nobody(tmp_path: Path, zookeeper: str) -> None:
+    chroot = f"/{tmp_path.name}"
+    with (
+        peers(tmp_path, f"{zookeeper}{chroot}", "shard", "worker-1", "worker-2") as started,
+        train(f"{zookeeper}{chroot}", "--epochs", "100000", cwd=tmp_path) as training,
+    ):
+        shard = started["shard"]
+        training.wait_until(lambda: "step" in training.said)
+        client = KazooClient(zookeeper)
+        client.start(10)
+        try:
+            for _ in range(50):
+                try:
+                    client.delete(f"{chroot}/local", recursive=True)
+                    break
+                except NotEmptyError:
+                    continue  # somebody was quicker to come back
+        finally:
+            client.stop()
+            client.close()
+        shard.wait_until(lambda: "was it wiped?" in str(status(shard, "/readyz")[1]))
+        shard.wait_until(lambda: {"shard", "worker-1", "worker-2"} <= set(members(shard)))
+        steps = steps_of(training)
+        training.wait_until(lambda: steps_of(training) > steps + 500)
+        training.signal(signal.SIGTERM)
+        _, result = training.finish(30)
+        assert result["status"] == "stopped"
+        assert {one.process.poll() for one in started.values()} == {None}
+
+
+def test_the_server_for_trials_has_its_port_alone(tmp_path: Path, zookeeper: str) -> None:
+    taken = zookeeper.rpartition(":")[2]
+    path = f"{ROOT}:{ROOT / 'scripts'}"
+    done = run("zookeeping", "--port", taken, cwd=tmp_path, PYTHONPATH=path)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == f"zookeeper: port {taken} of 127.0.0.1: Address already in use\n"
+
+
+def test_the_server_for_trials_may_pause(tmp_path: Path) -> None:
+    path = f"{ROOT}:{ROOT / 'scripts'}"
+    with Running("zookeeping", "--port", "0", cwd=tmp_path, PYTHONPATH=path) as trial:
+        trial.wait_until(lambda: "serving" in trial.said)
+        (java,) = (
+            Path(f"/proc/{trial.process.pid}/task/{trial.process.pid}/children").read_text().split()
+        )
+        os.kill(int(java), signal.SIGSTOP)
+        time.sleep(3)  # longer than it takes to find a server that does not answer
+        os.kill(int(java), signal.SIGCONT)
+        assert trial.process.poll() is None
+        trial.process.terminate()
+        assert trial.process.wait(10) == 0
