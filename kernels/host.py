@@ -1,6 +1,8 @@
 """The numpy engine: the reference twins behind the engine's interface."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -44,6 +46,21 @@ class HostArray:
         return f"HostArray({self.dtype}{list(self.shape)})"
 
 
+class HostReplay:
+    """Operations in their order, done again by each call."""
+
+    def __init__(self) -> None:
+        self.operations: list[Callable[[], None]] = []
+
+    def __repr__(self) -> str:
+        return f"<HostReplay of {len(self.operations)} operations>"
+
+    def __call__(self) -> None:
+        """Do them all."""
+        for operation in self.operations:
+            operation()
+
+
 def _data(array: Array) -> np.ndarray:
     if not isinstance(array, HostArray):
         raise KernelError(f"{array!r} belongs to another engine than numpy's")
@@ -60,6 +77,30 @@ class NumpyEngine:
     def __init__(self, info: DeviceInfo) -> None:
         self.info = info
         self.waits = 0
+        self._recorded: list[Callable[[], None]] | None = None
+
+    @contextmanager
+    def recording(self) -> Iterator[HostReplay]:
+        """Take down what is asked for in the context; see `Engine.recording`."""
+        if self._recorded is not None:
+            raise KernelError("one recording at a time")
+        replay = HostReplay()
+        self._recorded = replay.operations
+        try:
+            yield replay
+        finally:
+            self._recorded = None
+
+    def _do(self, operation: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+        """Do an operation at once, or take it down."""
+        if self._recorded is None:
+            operation(*args, **kwargs)
+        else:
+            self._recorded.append(partial(operation, *args, **kwargs))
+
+    def _only_now(self) -> None:
+        if self._recorded is not None:
+            raise KernelError("copies and waits cannot be recorded: do them around the replay")
 
     def empty(self, shape: tuple[int, ...], dtype: type[np.generic] = np.float32) -> Array:
         """Return an uninitialised array in host memory."""
@@ -67,16 +108,19 @@ class NumpyEngine:
 
     def upload(self, target: Array, host: np.ndarray) -> None:
         """Copy from `host` at once."""
+        self._only_now()
         check_pair(target, host)
         _data(target).reshape(-1)[:] = host.reshape(-1)
 
     def download(self, source: Array, host: np.ndarray) -> None:
         """Copy to `host` at once."""
+        self._only_now()
         check_pair(source, host)
         host[...] = _data(source).reshape(host.shape)
 
     def wait(self) -> None:
         """Count a wait; there is nothing to finish."""
+        self._only_now()
         self.waits += 1
 
     def matmul(
@@ -92,7 +136,8 @@ class NumpyEngine:
     ) -> None:
         """Multiply matrices; see `Engine.matmul`."""
         check_matmul(a, b, out, form, bias, derivative)
-        reference.matmul(
+        self._do(
+            reference.matmul,
             _data(a),
             _data(b),
             _data(out),
@@ -105,46 +150,54 @@ class NumpyEngine:
     def column_sum(self, a: Array, out: Array) -> None:
         """Sum rows; see `Engine.column_sum`."""
         check_column_sum(a, out)
-        reference.column_sum(_data(a), _data(out))
+        self._do(reference.column_sum, _data(a), _data(out))
 
     def softmax_cross_entropy(
         self, logits: Array, labels: Array, delta: Array, stats: Array
     ) -> None:
         """Compute loss and gradient; see `Engine.softmax_cross_entropy`."""
         check_loss(logits, labels, delta, stats, labelled=True)
-        reference.softmax_cross_entropy(_data(logits), _data(labels), _data(delta), _data(stats))
+        self._do(
+            reference.softmax_cross_entropy,
+            _data(logits),
+            _data(labels),
+            _data(delta),
+            _data(stats),
+        )
 
     def mean_squared_error(self, output: Array, target: Array, delta: Array, stats: Array) -> None:
         """Compute loss and gradient; see `Engine.mean_squared_error`."""
         check_loss(output, target, delta, stats, labelled=False)
-        reference.mean_squared_error(_data(output), _data(target), _data(delta), _data(stats))
+        self._do(
+            reference.mean_squared_error, _data(output), _data(target), _data(delta), _data(stats)
+        )
 
     def all_finite(self, a: Array, flag: Array) -> None:
         """Check that every element is finite; see `Engine.all_finite`."""
         check_flag(a, flag)
-        reference.all_finite(_data(a), _data(flag))
+        self._do(reference.all_finite, _data(a), _data(flag))
 
     def fill(self, a: Array, value: float) -> None:
         """Set every element; see `Engine.fill`."""
         check_whole("fill", a)
-        reference.fill(_data(a), value)
+        self._do(reference.fill, _data(a), value)
 
     def difference(self, a: Array, b: Array, out: Array, *, factor: float = 1.0) -> None:
         """Take a scaled difference; see `Engine.difference`."""
         check_whole("difference", a, b, out)
-        reference.difference(_data(a), _data(b), _data(out), factor)
+        self._do(reference.difference, _data(a), _data(b), _data(out), factor)
 
     def clip_value(self, a: Array, limit: float) -> None:
         """Clip by value; see `Engine.clip_value`."""
         check_whole("clip_value", a)
         check_limit("clip_value", limit)
-        reference.clip_value(_data(a), limit)
+        self._do(reference.clip_value, _data(a), limit)
 
     def clip_norm(self, a: Array, limit: float) -> None:
         """Clip by norm; see `Engine.clip_norm`."""
         check_whole("clip_norm", a)
         check_limit("clip_norm", limit)
-        reference.clip_norm(_data(a), limit)
+        self._do(reference.clip_norm, _data(a), limit)
 
     def rule(self, spec: RuleSpec) -> DeviceRule:
         """Return the twin of an update rule over arrays of this engine."""

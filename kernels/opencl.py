@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from kernels.errors import KernelError
 from kernels.families import SOURCES, Families
 from kernels.gemm import Gemm, gemm_sources
 from kernels.interface import Array, DeviceRule, Form
-from kernels.program import Located, OpenDevice, building, source
+from kernels.program import Located, OpenDevice, Replay, building, source
 from kernels.rule_kernel import RuleProgram
 from kernels.rule_twin import RuleSpec, coefficients, state_count
 
@@ -126,6 +127,10 @@ class OpenCLEngine:
         """Finish everything enqueued, counted in `waits`."""
         self.waits += 1
         self.device.finish()
+
+    def recording(self) -> AbstractContextManager[Replay]:
+        """Return a context whose operations are taken down; see `Engine.recording`."""
+        return self.device.recording()
 
     def matmul(
         self,

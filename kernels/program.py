@@ -17,14 +17,14 @@ from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyopencl as cl
 
 from kernels.activations import ACTIVATIONS
 from kernels.device import DeviceInfo, found_devices
-from kernels.errors import DeviceError
+from kernels.errors import DeviceError, KernelError
 
 BUILD_DEADLINE = 120.0
 """Seconds to wait for another process that builds the same kernels."""
@@ -53,14 +53,61 @@ class Kernel:
     as Python numbers.
     """
 
-    def __init__(self, device: "OpenDevice", kernel: Any) -> None:
+    def __init__(self, device: "OpenDevice", program: Any, name: str, types: Sequence[Any]) -> None:
         self._device = device
-        self._kernel = kernel
+        self._program = program
+        self._name = name
+        self._types = list(types)
+        self._kernel = self._new()
+
+    def _new(self) -> Any:
+        with self._device.translating(f"prepare its kernel {self._name}"):
+            kernel = cl.Kernel(self._program, self._name)
+            kernel.set_scalar_arg_dtypes(self._types)
+        return kernel
 
     def __call__(self, grid: tuple[int, ...], group: tuple[int, ...] | None, *args: Any) -> None:
-        """Enqueue the kernel over `grid` work-items in groups of `group`; wait for nothing."""
+        """Enqueue the kernel over `grid` work-items in groups of `group`; wait for nothing.
+
+        Under `OpenDevice.recording` it is taken down instead, with its arguments set once and for all:
+        to set them takes longer than many a kernel runs.
+        """
+        device = self._device
+        if device.recorded is None:
+            with device.translating("run a kernel"):
+                self._kernel(device.queue, grid, group, *args)
+            return
+        kernel = self._new()
+        with device.translating("run a kernel"):
+            kernel.set_args(*args)
+        # OpenCL does not keep what a kernel's arguments name; the launch does.
+        device.recorded.append(Launch(kernel, grid, group, args))
+
+
+class Launch(NamedTuple):
+    """A kernel with its arguments set."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    group: tuple[int, ...] | None
+    args: tuple[Any, ...]
+
+
+class Replay:
+    """Kernels in their order, each with its arguments, enqueued again by each call."""
+
+    def __init__(self, device: "OpenDevice", launches: list[Launch]) -> None:
+        self._device = device
+        self.launches = launches
+
+    def __repr__(self) -> str:
+        return f"<Replay of {len(self.launches)} kernels>"
+
+    def __call__(self) -> None:
+        """Enqueue them all; wait for nothing."""
         with self._device.translating("run a kernel"):
-            self._kernel(self._device.queue, grid, group, *args)
+            for kernel, grid, group, _ in self.launches:
+                cl.enqueue_nd_range_kernel(self._device.queue, kernel, grid, group)
 
 
 class _Translating:
@@ -104,6 +151,8 @@ class OpenDevice:
         self.info = info
         self.lanes = 16 if info.type == "cpu" else 1
         self._pending: list[Any] = []
+        self.recorded: list[Launch] | None = None
+        """Takes what kernels would be enqueued, while a recording goes on."""
         match = [
             device
             for found, device in found_devices()
@@ -154,10 +203,27 @@ class OpenDevice:
 
     def kernel(self, program: Any, name: str, types: Sequence[Any]) -> Kernel:
         """Return a kernel of a program; `types` has numpy's type of each scalar, None else."""
-        with self.translating(f"prepare its kernel {name}"):
-            kernel = cl.Kernel(program, name)
-            kernel.set_scalar_arg_dtypes(list(types))
-        return Kernel(self, kernel)
+        return Kernel(self, program, name, types)
+
+    @contextmanager
+    def recording(self) -> Iterator["Replay"]:
+        """Take down what kernels are enqueued in the context; the result enqueues them.
+
+        Raises:
+            KernelError: something else than a kernel is asked for.
+        """
+        if self.recorded is not None:
+            raise KernelError("one recording at a time")
+        replay = Replay(self, [])
+        self.recorded = replay.launches
+        try:
+            yield replay
+        finally:
+            self.recorded = None
+
+    def _only_now(self) -> None:
+        if self.recorded is not None:
+            raise KernelError("copies and waits cannot be recorded: do them around the replay")
 
     def buffer(self, nbytes: int) -> Any:
         """Return a new buffer in the device's memory."""
@@ -173,6 +239,7 @@ class OpenDevice:
 
     def copy_in(self, buffer: Any, offset: int, host: np.ndarray) -> None:
         """Enqueue a copy from `host` to byte `offset` of a buffer."""
+        self._only_now()
         with self.translating("copy to the device"):
             # The event is kept because pyopencl waits for the copy where the event is dropped.
             event = cl.enqueue_copy(self.queue, buffer, host, dst_offset=offset, is_blocking=False)
@@ -180,6 +247,7 @@ class OpenDevice:
 
     def copy_out(self, buffer: Any, offset: int, host: np.ndarray) -> None:
         """Enqueue a copy from byte `offset` of a buffer to `host`."""
+        self._only_now()
         with self.translating("copy from the device"):
             event = cl.enqueue_copy(self.queue, host, buffer, src_offset=offset, is_blocking=False)
         self._pending.append(event)
@@ -202,6 +270,7 @@ class OpenDevice:
 
     def finish(self) -> None:
         """Wait for everything enqueued."""
+        self._only_now()
         with self.translating("finish its work"):
             self.queue.finish()
         self._pending.clear()

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from kernels.engine import Array, Engine
+from kernels.engine import Array, Engine, Replay
 from kernels.rules import RuleSpec, state_count
 from nodes.errors import ModelError
 from nodes.models import Model
 
 Floats = npt.NDArray[np.float32]
+
+MOST_REPLAYS = 256
+"""Of as many steps and numbers of rows; beyond it all are made anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,7 @@ class Learner:
         self._engine = engine
         self._model = model
         self._clip = clip if clip is not None else Clip()
+        self._replays: dict[tuple[Any, ...], Replay] = {}
         self._weights = _Parameters(engine, model)
         self._gradient = _Parameters(engine, model)
         self._classifies = model.loss == "cross_entropy"
@@ -182,8 +186,12 @@ class Learner:
     def evaluate(self, weights: Floats | None, x: Floats, y: npt.NDArray[Any]) -> StepResult:
         """Compute loss and correct answers, forward only; arguments as in `gradient`."""
         rows = self._load(weights, x, y)
-        self._forward(self._weights, rows)
-        self._loss(rows, 0)
+
+        def compute() -> None:
+            self._forward(self._weights, rows)
+            self._loss(rows, 0)
+
+        self._replay(("evaluate", rows), compute)
         return self._finish(rows, 1, pushed=False)
 
     def load(self, weights: Floats) -> None:
@@ -198,13 +206,29 @@ class Learner:
 
     def _differentiate(self, weights: _Parameters, rows: int, step: int) -> None:
         """Compute the gradient of the minibatch on the device, clipped."""
-        self._forward(weights, rows)
-        self._backward(weights, rows, self._loss(rows, step))
-        # The gradient is a sum over the rows, the bounds are those of its mean.
-        if self._clip.value is not None:
-            self._engine.clip_value(self._gradient.flat, self._clip.value * rows)
-        if self._clip.norm is not None:
-            self._engine.clip_norm(self._gradient.flat, self._clip.norm * rows)
+
+        def compute() -> None:
+            self._forward(weights, rows)
+            self._backward(weights, rows, self._loss(rows, step))
+            # The gradient is a sum over the rows, the bounds are those of its mean.
+            if self._clip.value is not None:
+                self._engine.clip_value(self._gradient.flat, self._clip.value * rows)
+            if self._clip.norm is not None:
+                self._engine.clip_norm(self._gradient.flat, self._clip.norm * rows)
+
+        first = weights is self._weights
+        self._replay(("first" if first else "next", rows, step), compute)
+
+    def _replay(self, key: tuple[Any, ...], compute: Callable[[], None]) -> None:
+        """Do on the device what ``compute`` asks for, taken down the first time for all later ones."""
+        replay = self._replays.get(key)
+        if replay is None:
+            with self._engine.recording() as replay:
+                compute()
+            if len(self._replays) >= MOST_REPLAYS:
+                self._replays.clear()
+            self._replays[key] = replay
+        replay()
 
     def _fetch(self, result: Array, out: Floats) -> None:
         """Begin to copy what is to be pushed, and whether it is finite, to the host."""
@@ -232,6 +256,7 @@ class Learner:
         """Make buffers for minibatches of so many rows."""
         engine, model = self._engine, self._model
         self._max_batch = rows
+        self._replays.clear()
         self._input = engine.empty((rows, model.inputs))
         if self._classifies:
             self._target = engine.empty((rows,), np.int32)

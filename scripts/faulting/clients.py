@@ -18,6 +18,7 @@ from paramserver.errors import Unavailable
 
 T = 3.0
 """The session timeout asked for, in seconds."""
+PAUSE = 0.05
 
 
 class Client(Protocol):
@@ -143,7 +144,9 @@ class Ours:
                     if path.rpartition("/")[2] not in await self._open.children("/"):
                         return
                 except Unavailable:
-                    await self._open.session.connected(T)
+                    if not await self._open.session.connected(T):
+                        raise
+                    await asyncio.sleep(PAUSE)
                     continue
                 await changed
 
