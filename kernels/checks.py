@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from kernels.activations import activation as find_activation
 from kernels.errors import KernelError
 from kernels.interface import Array, Form
 
@@ -48,9 +49,12 @@ def check_matmul(
     out: Array,
     form: Form,
     bias: Array | None,
+    activation: str,
     derivative: tuple[str, Array] | None,
 ) -> tuple[int, int, int]:
     """Return (M, N, K) of a product; raise KernelError if the shapes do not fit the form."""
+    for name in (activation, *(() if derivative is None else (derivative[0],))):
+        find_activation(name)
     if form not in ("nn", "tn", "nt"):
         raise KernelError(f'unknown form {form!r} of a product: use "nn", "tn" or "nt"')
     if not len(a.shape) == len(b.shape) == len(out.shape) == 2:

@@ -135,7 +135,7 @@ class NumpyEngine:
         derivative: tuple[str, Array] | None = None,
     ) -> None:
         """Multiply matrices; see `Engine.matmul`."""
-        check_matmul(a, b, out, form, bias, derivative)
+        check_matmul(a, b, out, form, bias, activation, derivative)
         self._do(
             reference.matmul,
             _data(a),

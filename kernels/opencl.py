@@ -147,7 +147,7 @@ class OpenCLEngine:
 
         A row's result depends on neither the number of rows nor the cut into tiles.
         """
-        m, n, k = check_matmul(a, b, out, form, bias, derivative)
+        m, n, k = check_matmul(a, b, out, form, bias, activation, derivative)
         name, y = derivative or ("identity", None)
         self._gemm(
             self._at(a),
