@@ -127,7 +127,7 @@ class Trouble:
         """Choose a candidate: mostly the one that leads, who wrote last."""
         if self._chance.random() < 0.4:
             return self._chance.choice(NAMES)
-        return max(NAMES, key=lambda name: (self._folder / f"{name}.jsonl").stat().st_mtime)
+        return max(self._folder.glob("*.jsonl"), key=lambda log: log.stat().st_mtime).stem
 
     async def _heal(self) -> None:
         for way in chain(*self._ways.values(), *self._between.values()):

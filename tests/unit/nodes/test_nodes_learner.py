@@ -39,19 +39,19 @@ class Float64Engine(NumpyEngine):
                 keys[name] = plain(value)
             elif name == "derivative" and value is not None:
                 keys[name] = (value[0], plain(value[1]))
-        reference.matmul(plain(a), plain(b), plain(out), **keys)
+        self._do(reference.matmul, plain(a), plain(b), plain(out), **keys)
 
     def column_sum(self, a: Array, out: Array) -> None:
-        reference.column_sum(plain(a), plain(out))
+        self._do(reference.column_sum, plain(a), plain(out))
 
     def softmax_cross_entropy(self, *arrays: Array) -> None:  # type: ignore[override]
-        reference.softmax_cross_entropy(*map(plain, arrays))
+        self._do(reference.softmax_cross_entropy, *map(plain, arrays))
 
     def mean_squared_error(self, *arrays: Array) -> None:  # type: ignore[override]
-        reference.mean_squared_error(*map(plain, arrays))
+        self._do(reference.mean_squared_error, *map(plain, arrays))
 
     def all_finite(self, a: Array, flag: Array) -> None:
-        reference.all_finite(plain(a), plain(flag))
+        self._do(reference.all_finite, plain(a), plain(flag))
 
 
 def plain(array: Array) -> np.ndarray:
