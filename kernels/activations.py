@@ -60,6 +60,45 @@ def _derive_sigmoid(delta: np.ndarray, y: np.ndarray) -> None:
     delta *= y * (1 - y)
 
 
+LEAK = 0.01
+"""The slope of `leaky_relu` below zero (Maas et al. 2013, "Rectifier nonlinearities")."""
+
+
+def _leaky_relu(x: np.ndarray) -> None:
+    np.multiply(x, LEAK, out=x, where=x < 0)
+
+
+def _derive_leaky_relu(delta: np.ndarray, y: np.ndarray) -> None:
+    np.multiply(delta, LEAK, out=delta, where=y < 0)
+
+
+def _elu(x: np.ndarray) -> None:
+    np.expm1(x, out=x, where=x < 0)
+
+
+def _derive_elu(delta: np.ndarray, y: np.ndarray) -> None:
+    # exp(x) = y + 1 below zero, with alpha 1 (Clevert et al. 2015).
+    np.multiply(delta, y + 1, out=delta, where=y < 0)
+
+
+def _softplus(x: np.ndarray) -> None:
+    rest = np.log1p(np.exp(-np.abs(x)))
+    np.copyto(x, 0, where=x < 0)
+    x += rest
+
+
+def _derive_softplus(delta: np.ndarray, y: np.ndarray) -> None:
+    delta *= -np.expm1(-y)
+
+
+def _hardtanh(x: np.ndarray) -> None:
+    np.clip(x, -1, 1, out=x)
+
+
+def _derive_hardtanh(delta: np.ndarray, y: np.ndarray) -> None:
+    np.copyto(delta, 0, where=(y <= -1) | (y >= 1))
+
+
 ACTIVATIONS = {
     entry.name: entry
     for entry in (
@@ -67,6 +106,10 @@ ACTIVATIONS = {
         Activation("relu", 1, _relu, _derive_relu),
         Activation("tanh", 2, _tanh, _derive_tanh),
         Activation("sigmoid", 3, _sigmoid, _derive_sigmoid),
+        Activation("leaky_relu", 4, _leaky_relu, _derive_leaky_relu),
+        Activation("elu", 5, _elu, _derive_elu),
+        Activation("softplus", 6, _softplus, _derive_softplus),
+        Activation("hardtanh", 7, _hardtanh, _derive_hardtanh),
     )
 }
 

@@ -22,7 +22,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pyopencl as cl
 
-from kernels.activations import ACTIVATIONS
+from kernels.activations import ACTIVATIONS, LEAK
 from kernels.device import DeviceInfo, found_devices
 from kernels.errors import DeviceError, KernelError
 
@@ -179,7 +179,7 @@ class OpenDevice:
     def build(self, text: str, values: Mapping[str, int | str]) -> Any:
         """Build a program from `text` under the shared definitions and `values`."""
         shared = {f"ACTIVATION_{entry.name.upper()}": entry.code for entry in ACTIVATIONS.values()}
-        whole = define({"LANES": self.lanes, **shared, **values}) + text
+        whole = define({"LANES": self.lanes, "LEAK": f"{LEAK}f", **shared, **values}) + text
         with self.translating("build its kernels"), warnings.catch_warnings():
             # Compilers write remarks to the log; a real fault is an error. PoCL 3.0 loses a
             # program's kernels over clang's warnings, which it gives for every float16 passed to

@@ -19,9 +19,13 @@ typedef int16 loose_int16 __attribute__((aligned(4)));
 #define TANH_1(x) tanh(x)
 #define EXP_1(x) exp(x)
 #define SQRT_1(x) sqrt(x)
+#define EXPM1_1(x) expm1(x)
+#define LOG1P_1(x) log1p(x)
 #define TANH_16(x) ((float16)(tanh((x).lo), tanh((x).hi)))
 #define EXP_16(x) ((float16)(exp((x).lo), exp((x).hi)))
 #define SQRT_16(x) ((float16)(sqrt((x).lo), sqrt((x).hi)))
+#define EXPM1_16(x) ((float16)(expm1((x).lo), expm1((x).hi)))
+#define LOG1P_16(x) ((float16)(log1p((x).lo), log1p((x).hi)))
 
 #define DEFINE_ACTIVATIONS(SUFFIX, T)                                                              \
   /* A NaN must stay one, so that the check of finiteness sees it: fmax would hide it. */          \
@@ -30,6 +34,11 @@ typedef int16 loose_int16 __attribute__((aligned(4)));
     if (activation == ACTIVATION_RELU) return x < 0 ? (T)0 : x;                                    \
     if (activation == ACTIVATION_TANH) return TANH_##SUFFIX(x);                                    \
     if (activation == ACTIVATION_SIGMOID) return (T)1 / ((T)1 + EXP_##SUFFIX(-x));                 \
+    if (activation == ACTIVATION_LEAKY_RELU) return x < 0 ? x * (T)LEAK : x;                       \
+    if (activation == ACTIVATION_ELU) return x < 0 ? EXPM1_##SUFFIX(x) : x;                        \
+    if (activation == ACTIVATION_SOFTPLUS)                                                         \
+      return (x < 0 ? (T)0 : x) + LOG1P_##SUFFIX(EXP_##SUFFIX(x < 0 ? x : -x));                    \
+    if (activation == ACTIVATION_HARDTANH) return x < -1 ? (T)-1 : x > 1 ? (T)1 : x;               \
     return x;                                                                                      \
   }                                                                                                \
   static inline T derive_##SUFFIX(T delta, T y, int activation)                                    \
@@ -37,6 +46,10 @@ typedef int16 loose_int16 __attribute__((aligned(4)));
     if (activation == ACTIVATION_RELU) return y <= 0 ? (T)0 : delta;                               \
     if (activation == ACTIVATION_TANH) return delta * ((T)1 - y * y);                              \
     if (activation == ACTIVATION_SIGMOID) return delta * (y * ((T)1 - y));                         \
+    if (activation == ACTIVATION_LEAKY_RELU) return y < 0 ? delta * (T)LEAK : delta;               \
+    if (activation == ACTIVATION_ELU) return y < 0 ? delta * (y + (T)1) : delta;                   \
+    if (activation == ACTIVATION_SOFTPLUS) return delta * -EXPM1_##SUFFIX(-y);                     \
+    if (activation == ACTIVATION_HARDTANH) return y <= -1 || y >= 1 ? (T)0 : delta;                \
     return delta;                                                                                  \
   }
 

@@ -8,7 +8,9 @@ from pydantic import Field, Strict, model_validator
 
 from paramserver.config import Section, fault
 
-ActivationName = Literal["identity", "relu", "tanh", "sigmoid"]
+ActivationName = Literal[
+    "identity", "relu", "leaky_relu", "elu", "softplus", "tanh", "hardtanh", "sigmoid"
+]
 Loss = Literal["cross_entropy", "mean_squared"]
 Init = Literal["glorot", "he"]
 

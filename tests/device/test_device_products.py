@@ -161,3 +161,19 @@ def test_shapes_that_do_not_fit_are_named(engine: Engine) -> None:
         a.view(10, (3,))
     with pytest.raises(KernelError, match="not int32"):
         engine.matmul(a, engine.empty((4, 5), np.int32), out)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("n", [9, 48])  # by single elements, and by vectors
+def test_activations_bear_extremes_and_keep_a_nan(engine: Engine, activation: str, n: int) -> None:
+    values = np.array([-1e4, -90, -1, -1e-4, 0, 1e-4, 1, 90, 1e4], np.float32)
+    x = np.resize(values, (1, n))
+    expected = x.astype(float)
+    ACTIVATIONS[activation].apply(expected)
+    out = engine.empty((1, n))
+    one = np.ones((1, 1), np.float32)
+    engine.matmul(put(engine, one), put(engine, x), out, activation=activation)
+    np.testing.assert_allclose(get(engine, out), expected, rtol=2e-6, atol=1e-6)
+    bad = np.full((1, n), np.nan, np.float32)
+    engine.matmul(put(engine, one), put(engine, bad), out, activation=activation)
+    assert np.isnan(get(engine, out)).all()
