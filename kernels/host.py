@@ -98,9 +98,12 @@ class NumpyEngine:
         else:
             self._recorded.append(partial(operation, *args, **kwargs))
 
-    def _only_now(self) -> None:
+    def only_now(self) -> None:
+        """Refuse what cannot be taken down, while a recording goes on."""
         if self._recorded is not None:
-            raise KernelError("copies and waits cannot be recorded: do them around the replay")
+            raise KernelError(
+                "copies, waits and rules cannot be recorded: do them around the replay"
+            )
 
     def empty(self, shape: tuple[int, ...], dtype: type[np.generic] = np.float32) -> Array:
         """Return an uninitialised array in host memory."""
@@ -108,19 +111,19 @@ class NumpyEngine:
 
     def upload(self, target: Array, host: np.ndarray) -> None:
         """Copy from `host` at once."""
-        self._only_now()
+        self.only_now()
         check_pair(target, host)
         _data(target).reshape(-1)[:] = host.reshape(-1)
 
     def download(self, source: Array, host: np.ndarray) -> None:
         """Copy to `host` at once."""
-        self._only_now()
+        self.only_now()
         check_pair(source, host)
         host[...] = _data(source).reshape(host.shape)
 
     def wait(self) -> None:
         """Count a wait; there is nothing to finish."""
-        self._only_now()
+        self.only_now()
         self.waits += 1
 
     def matmul(
@@ -214,6 +217,7 @@ class NumpyEngine:
             rate: float,
             step: int,
         ) -> None:
+            self.only_now()
             check_rule(spec.name, states, weights, out, gradient, state)
             arrays = tuple(_data(array) for array in state)
             of, to, by = _data(weights), _data(out), _data(gradient)
@@ -224,7 +228,7 @@ class NumpyEngine:
     def uniform(self, out: Array, *, key: tuple[int, int], counter: int) -> None:
         """Fill with uniforms; see `Engine.uniform`."""
         check_uniform(out, key, counter)
-        reference.uniform(_data(out), key=key, counter=counter)
+        self._do(reference.uniform, _data(out), key=key, counter=counter)
 
     def close(self) -> None:
         """Do nothing: numpy holds no device."""

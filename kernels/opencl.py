@@ -234,6 +234,7 @@ class OpenCLEngine:
             rate: float,
             step: int,
         ) -> None:
+            self.device.only_now()
             size = check_rule(spec.name, states, weights, out, gradient, state)
             program.enqueue(
                 self._at(weights),

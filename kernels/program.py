@@ -221,9 +221,12 @@ class OpenDevice:
         finally:
             self.recorded = None
 
-    def _only_now(self) -> None:
+    def only_now(self) -> None:
+        """Refuse what cannot be taken down, while a recording goes on."""
         if self.recorded is not None:
-            raise KernelError("copies and waits cannot be recorded: do them around the replay")
+            raise KernelError(
+                "copies, waits and rules cannot be recorded: do them around the replay"
+            )
 
     def buffer(self, nbytes: int) -> Any:
         """Return a new buffer in the device's memory."""
@@ -239,7 +242,7 @@ class OpenDevice:
 
     def copy_in(self, buffer: Any, offset: int, host: np.ndarray) -> None:
         """Enqueue a copy from `host` to byte `offset` of a buffer."""
-        self._only_now()
+        self.only_now()
         with self.translating("copy to the device"):
             # The event is kept because pyopencl waits for the copy where the event is dropped.
             event = cl.enqueue_copy(self.queue, buffer, host, dst_offset=offset, is_blocking=False)
@@ -247,7 +250,7 @@ class OpenDevice:
 
     def copy_out(self, buffer: Any, offset: int, host: np.ndarray) -> None:
         """Enqueue a copy from byte `offset` of a buffer to `host`."""
-        self._only_now()
+        self.only_now()
         with self.translating("copy from the device"):
             event = cl.enqueue_copy(self.queue, host, buffer, src_offset=offset, is_blocking=False)
         self._pending.append(event)
@@ -270,7 +273,7 @@ class OpenDevice:
 
     def finish(self) -> None:
         """Wait for everything enqueued."""
-        self._only_now()
+        self.only_now()
         with self.translating("finish its work"):
             self.queue.finish()
         self._pending.clear()

@@ -4,7 +4,7 @@ A process that ends has its connections closed by the system, and nobody listens
 or its next life does. Who sees that, for half a second on end, takes away what the coordinator still
 holds of it: a candidate watches the leader, and the leader everybody. A mistake does no harm: each
 write of a leader checks its election node, and a member that lives registers again, before anybody
-counts its slices as lost (see `paramserver.coordination.coordinator.Coordinator.buried`). A peer that
+counts its slices as lost (see `paramserver.coordination.coordinator.Coordinator.doubt`). A peer that
 is silent, cut off or frozen shows none of this: it is waited for until its session runs out.
 """
 

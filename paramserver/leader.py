@@ -164,6 +164,7 @@ class Leader:
             outcomes,
             settled=self._coordinator.settled,
             dead=self._coordinator.buried,
+            doubt=self._coordinator.doubt,
         )
         if placed.run is not None and view.waiting:
             view = replace(view, finished=await self._has_finished(placed))

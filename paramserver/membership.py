@@ -23,7 +23,8 @@ class View:
     """All that a leader looks at: who is there, the map, the runs asked for and those ended.
 
     ``finished`` says that the run under way has ended, as its run table tells, ``settled`` that who is
-    not ``present`` has gone, and is not on its way back; those of the ``dead`` have in any case.
+    not ``present`` has gone, and is not on its way back; those of the ``dead`` have in any case. Who
+    is in ``doubt`` was taken for dead a moment ago, and comes back at once if it lives.
     """
 
     present: Mapping[str, Present]
@@ -33,6 +34,7 @@ class View:
     finished: bool = False
     settled: bool = True
     dead: frozenset[tuple[str, int]] = frozenset()
+    doubt: frozenset[tuple[str, int]] = frozenset()
 
     @property
     def waiting(self) -> list[str]:
@@ -131,7 +133,8 @@ def _lost(view: View, table: str) -> dict[Member, list[int]]:
         member = view.map.members[place]
         here = view.present.get(member.name)
         if here is None:
-            gone = view.settled or (member.name, member.incarnation) in view.dead
+            who = (member.name, member.incarnation)
+            gone = who in view.dead or (view.settled and who not in view.doubt)
         else:
             gone = here.member.incarnation != member.incarnation
         if gone:

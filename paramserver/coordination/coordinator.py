@@ -159,6 +159,11 @@ class Coordinator:
         latest = asyncio.get_running_loop().time() - COMES_BACK
         return frozenset(one for one, at in self._buried.items() if at <= latest)
 
+    @property
+    def doubt(self) -> frozenset[tuple[str, int]]:
+        """Whom this peer took out a moment ago: who lives of them comes back at once."""
+        return frozenset(self._buried) - self.buried
+
     def _forget_the_living(self) -> None:
         for one in self.members.current.values():
             self._buried.pop((one.name, one.incarnation), None)

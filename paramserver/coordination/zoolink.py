@@ -2,7 +2,7 @@
 
 aiozk 0.32.0 makes and reads the records; its connection and session are not used. They notice a
 closed socket only when the session runs out, read a frozen server's greeting without a deadline,
-retry writes blindly and tell nobody of an expiry. What keeps a
+retry writes blindly and tell nobody of an expiry (`scripts/aiozk-faults` shows it). What keeps a
 session is `paramserver.coordination.session_store`, the same for every back end: one attempt a
 request, outcome unknown where its answer is lost, the lease on the clock of the last answer.
 

@@ -86,6 +86,9 @@ def test_a_lost_worker_changes_nothing_and_a_lost_shard_ends_the_run_by_name() -
     assert decide(waiting).map is None
     assert decide(replace(waiting, dead=frozenset({("b", 2)}))).map is None
     assert decide(replace(waiting, dead=frozenset({("b", 1)}))).outcomes["r"]["exit_code"] == 75
+    doubted = replace(waiting, settled=True, doubt=frozenset({("b", 1)}))
+    assert decide(doubted).outcomes == {}
+    assert decide(replace(doubted, doubt=frozenset())).outcomes["r"]["exit_code"] == 75
     decision = decide(View(present(a="shard worker"), placed, runs))
     assert decision.map is not None
     assert decision.map.run is None
