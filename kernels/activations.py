@@ -113,6 +113,8 @@ ACTIVATIONS = {
     )
 }
 
+BY_CODE = {entry.code: entry for entry in ACTIVATIONS.values()}
+
 
 def activation(name: str) -> Activation:
     """Return the activation of that name; raise KernelError with the known names otherwise."""

@@ -117,6 +117,7 @@ def _source(form: Form, tile: Tile | None) -> str:
         return define(turned) + source("common.cl", "gemm_local.cl")
     each_row = " ".join(f"X({row})" for row in range(tile.rows))
     head = define({**turned, "A_PACKED": int(form == "tn"), "TILE_ROWS": tile.rows, "DEPTH": DEPTH})
+    head += define({"TILE_OUT": "__global"})
     head += f"#define EACH_ROW(X) {each_row}\n"
     tiles = "".join(define({"TILE_LANES": lanes}) + source("gemm_tile.cl") for lanes in (1, 2, 3))
     return head + source("common.cl") + tiles + source("gemm.cl")

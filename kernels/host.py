@@ -23,6 +23,7 @@ from kernels.checks import (
 from kernels.device import DeviceInfo
 from kernels.errors import KernelError
 from kernels.interface import Array, DeviceRule, Form
+from kernels.operation import Operation
 from kernels.rule_twin import RuleSpec, RuleTwin, Update, state_count
 
 
@@ -149,6 +150,20 @@ class NumpyEngine:
             activation=activation,
             derivative=None if derivative is None else (derivative[0], _data(derivative[1])),
         )
+
+    def run(
+        self,
+        operation: Operation,
+        arrays: Sequence[Array | None],
+        numbers: Sequence[float] = (),
+        *,
+        items: int,
+        grain: int = 1,
+    ) -> None:
+        """Call an operation's twin; see `Engine.run`."""
+        if items:
+            data = [None if array is None else _data(array) for array in arrays]
+            self._do(operation.twin, *data, *numbers)
 
     def column_sum(self, a: Array, out: Array) -> None:
         """Sum rows; see `Engine.column_sum`."""

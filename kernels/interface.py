@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from kernels.device import DeviceInfo
+from kernels.operation import Operation
 from kernels.rule_twin import RuleSpec
 
 Form = Literal["nn", "tn", "nt"]
@@ -109,6 +110,25 @@ class Engine(Protocol):
         "nt" a[M,K], b[N,K] (an input's gradient, delta W^T). The epilogue adds `bias[N]`, applies
         `activation`, then multiplies by the derivative of the named activation, taken from that
         activation's output y[M,N] in `derivative = (name, y)`. `out` overlaps no other array.
+        """
+
+    def run(
+        self,
+        operation: Operation,
+        arrays: Sequence[Array | None],
+        numbers: Sequence[float] = (),
+        *,
+        items: int,
+        grain: int = 1,
+    ) -> None:
+        """Run an operation over so many items; the functions of `kernels.ops` call this.
+
+        Args:
+            operation: what to do. Its kernel is built when it is first asked for (slow).
+            arrays: its arrays; None for one that it will not touch.
+            numbers: its numbers.
+            items: how many items there are; 0 does nothing.
+            grain: the items that are worth a work-item on a CPU.
         """
 
     def column_sum(self, a: Array, out: Array) -> None:

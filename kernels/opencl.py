@@ -24,6 +24,8 @@ from kernels.errors import KernelError
 from kernels.families import SOURCES, Families
 from kernels.gemm import Gemm, gemm_sources
 from kernels.interface import Array, DeviceRule, Form
+from kernels.operation import Operation
+from kernels.operations import Operations
 from kernels.program import Located, OpenDevice, Replay, building, source
 from kernels.rule_kernel import RuleProgram
 from kernels.rule_twin import RuleSpec, coefficients, state_count
@@ -76,6 +78,7 @@ class OpenCLEngine:
             self._gemm = Gemm(self.device)
             self._families = Families(self.device)
             self._warm()
+        self._operations = Operations(self.device)
         self.waits = 0
 
     def _warm(self) -> None:
@@ -162,6 +165,19 @@ class OpenCLEngine:
             n=n,
             k=k,
         )
+
+    def run(
+        self,
+        operation: Operation,
+        arrays: Sequence[Array | None],
+        numbers: Sequence[float] = (),
+        *,
+        items: int,
+        grain: int = 1,
+    ) -> None:
+        """Enqueue an operation over so many items; see `Engine.run`."""
+        at = [(None, 0) if array is None else self._at(array) for array in arrays]
+        self._operations.run(operation, at, numbers, items, grain)
 
     def column_sum(self, a: Array, out: Array) -> None:
         """Enqueue the sum of the rows of a[M,N] into out[N], from the first row to the last."""

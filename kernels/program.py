@@ -221,6 +221,15 @@ class OpenDevice:
         finally:
             self.recorded = None
 
+    @contextmanager
+    def unrecorded(self) -> Iterator[None]:
+        """Enqueue what the context asks for, though a recording may go on around it."""
+        around, self.recorded = self.recorded, None
+        try:
+            yield
+        finally:
+            self.recorded = around
+
     def only_now(self) -> None:
         """Refuse what cannot be taken down, while a recording goes on."""
         if self.recorded is not None:

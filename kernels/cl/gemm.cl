@@ -118,11 +118,14 @@ void product(
     pack_straight(b + (size_t)k_first * n + column, packed, n, columns, lanes * 16, depth);
 #endif
     if (lanes == 3)
-      tiles_3(a, packed, out, m, n, k, first_row, end_row, column, columns, k_first, depth);
+      tiles_3(a, packed, out, m, n, k, first_row, end_row, column, columns, k_first, depth,
+              k_first > 0);
     else if (lanes == 2)
-      tiles_2(a, packed, out, m, n, k, first_row, end_row, column, columns, k_first, depth);
+      tiles_2(a, packed, out, m, n, k, first_row, end_row, column, columns, k_first, depth,
+              k_first > 0);
     else
-      tiles_1(a, packed, out, m, n, k, first_row, end_row, column, columns, k_first, depth);
+      tiles_1(a, packed, out, m, n, k, first_row, end_row, column, columns, k_first, depth,
+              k_first > 0);
   }
   if (has_bias || activation || derivative)
     finish(out, bias + bias_at, y + y_at, has_bias, activation, derivative, n, first_row, end_row,

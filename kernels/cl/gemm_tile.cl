@@ -1,8 +1,9 @@
 /* Tiles of TILE_ROWS rows by TILE_LANES * 16 columns; included once for each TILE_LANES of 1, 2 and 3.
  *
- * The sums stay in registers over one block of K (8 x 48 is 24 of AVX-512's 32 registers, 6 x 16 is 12 of AVX2's 16) and go on
- * from `out` in the next block, so every element is summed over K from first to last, whatever the
- * tile. Rows past M read the last row and are not stored. Columns past N are zero in `packed`.
+ * The sums stay in registers over one block of K (8 x 48 is 24 of AVX-512's 32 registers, 6 x 16 is
+ * 12 of AVX2's 16). Where `resume` says so they go on from `out`, so every element is summed over K
+ * from first to last, whatever the tile. Rows past M read the last row and are not stored. Columns
+ * past N are zero in `packed`. `out` lies in the address space TILE_OUT.
  */
 
 #undef EACH_LANE
@@ -19,12 +20,12 @@
 #endif
 
 static inline void TILES(
-  const __global float *a, const float *packed, __global float *out, int m, int n, int k,
-  int first_row, int end_row, int column, int columns, int k_first, int depth)
+  const __global float *a, const float *packed, TILE_OUT float *out, int m, int n, int k,
+  int first_row, int end_row, int column, int columns, int k_first, int depth, bool resume)
 {
   for (int row = first_row; row < end_row; row += TILE_ROWS) {
     const bool whole = columns == TILE_LANES * 16 && row + TILE_ROWS <= m;
-    __global float *corner = out + (size_t)row * n + column;
+    TILE_OUT float *corner = out + (size_t)row * n + column;
 #if A_PACKED
 #define POINT(i) const __global float *a##i = a + (size_t)row * k + (size_t)k_first * TILE_ROWS + i;
 #define A_STEP TILE_ROWS
@@ -41,11 +42,11 @@ static inline void TILES(
     /* Indexing the sums themselves would force them out of registers; edges pass through memory. */
     float edge[TILE_ROWS * TILE_LANES * 16] __attribute__((aligned(64)));
     const int rows = min(TILE_ROWS, m - row);
-    if (k_first && whole) {
-#define RESUME(i, j) sum##i##_##j = LOAD16(corner + (size_t)i * n + j * 16);
+    if (resume && whole) {
+#define RESUME(i, j) sum##i##_##j = *(const TILE_OUT loose16 *)(corner + (size_t)i * n + j * 16);
 #define RESUME_ROW(i) EACH_LANE(RESUME, i)
       EACH_ROW(RESUME_ROW)
-    } else if (k_first) {
+    } else if (resume) {
       for (int i = 0; i < rows; i++)
         for (int x = 0; x < columns; x++) edge[i * TILE_LANES * 16 + x] = corner[(size_t)i * n + x];
 #define RESUME_EDGE(i, j) sum##i##_##j = *(const float16 *)(edge + i * TILE_LANES * 16 + j * 16);
@@ -63,7 +64,7 @@ static inline void TILES(
     }
 
     if (whole) {
-#define KEEP(i, j) STORE16(corner + (size_t)i * n + j * 16, sum##i##_##j);
+#define KEEP(i, j) *(TILE_OUT loose16 *)(corner + (size_t)i * n + j * 16) = sum##i##_##j;
 #define KEEP_ROW(i) EACH_LANE(KEEP, i)
       EACH_ROW(KEEP_ROW)
     } else {
