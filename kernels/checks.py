@@ -8,6 +8,7 @@ import numpy as np
 from kernels.activations import activation as find_activation
 from kernels.errors import KernelError
 from kernels.interface import Array, Form
+from kernels.windows import Window
 
 
 def check_view(size: int, offset: int, shape: tuple[int, ...]) -> int:
@@ -74,6 +75,31 @@ def check_matmul(
             + ("" if derivative is None else f", derivative {list(derivative[1].shape)}")
         )
     return m, n, k
+
+
+def check_convolution(
+    x: Array, weights: Array, out: Array, window: Window, *others: tuple[Array, tuple[int, ...]]
+) -> None:
+    """Raise KernelError unless x[B,C,H,W], weights[F,C,h,w] and out[B,F,OH,OW] fit the window.
+
+    `others` are arrays with the shapes that they must have.
+    """
+    if not len(x.shape) == len(weights.shape) == len(out.shape) == 4 or 0 in x.shape:
+        raise KernelError(
+            "a convolution takes x[B,C,H,W], weights[F,C,h,w] and out[B,F,OH,OW], got "
+            f"{list(x.shape)}, {list(weights.shape)} and {list(out.shape)}"
+        )
+    batch, channels = x.shape[:2]
+    filters = weights.shape[0]
+    places = window.over((x.shape[2], x.shape[3]))
+    check_same(
+        "a convolution",
+        (weights, (filters, channels, *window.size)),
+        (out, (batch, filters, *places)),
+        *others,
+    )
+    for array in (x, weights, out, *(array for array, _ in others)):
+        check_type("a convolution", array, np.float32)
 
 
 def check_column_sum(a: Array, out: Array) -> tuple[int, int]:

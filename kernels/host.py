@@ -10,6 +10,7 @@ import numpy as np
 from kernels import reference
 from kernels.checks import (
     check_column_sum,
+    check_convolution,
     check_flag,
     check_limit,
     check_loss,
@@ -25,6 +26,7 @@ from kernels.errors import KernelError
 from kernels.interface import Array, DeviceRule, Form
 from kernels.operation import Operation
 from kernels.rule_twin import RuleSpec, RuleTwin, Update, state_count
+from kernels.windows import Window
 
 
 class HostArray:
@@ -150,6 +152,44 @@ class NumpyEngine:
             activation=activation,
             derivative=None if derivative is None else (derivative[0], _data(derivative[1])),
         )
+
+    def convolve(
+        self,
+        x: Array,
+        weights: Array,
+        out: Array,
+        window: Window,
+        *,
+        bias: Array | None = None,
+        activation: str = "identity",
+    ) -> None:
+        """Convolve planes; see `Engine.convolve`."""
+        others = () if bias is None else ((bias, weights.shape[:1]),)
+        check_convolution(x, weights, out, window, *others)
+        by = None if bias is None else _data(bias)
+        arrays = (_data(x), _data(weights), _data(out))
+        self._do(reference.convolve, *arrays, window, bias=by, activation=activation)
+
+    def convolve_input(
+        self,
+        delta: Array,
+        weights: Array,
+        out: Array,
+        window: Window,
+        *,
+        derivative: tuple[str, Array] | None = None,
+    ) -> None:
+        """Compute the gradient by the input; see `Engine.convolve_input`."""
+        others = () if derivative is None else ((derivative[1], out.shape),)
+        check_convolution(out, weights, delta, window, *others)
+        by = None if derivative is None else (derivative[0], _data(derivative[1]))
+        arrays = (_data(delta), _data(weights), _data(out))
+        self._do(reference.convolve_input, *arrays, window, derivative=by)
+
+    def convolve_weights(self, x: Array, delta: Array, out: Array, window: Window) -> None:
+        """Compute the gradient by the weights; see `Engine.convolve_weights`."""
+        check_convolution(x, out, delta, window)
+        self._do(reference.convolve_weights, _data(x), _data(delta), _data(out), window)
 
     def run(
         self,

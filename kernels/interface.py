@@ -9,6 +9,7 @@ import numpy as np
 from kernels.device import DeviceInfo
 from kernels.operation import Operation
 from kernels.rule_twin import RuleSpec
+from kernels.windows import Window
 
 Form = Literal["nn", "tn", "nt"]
 
@@ -110,6 +111,44 @@ class Engine(Protocol):
         "nt" a[M,K], b[N,K] (an input's gradient, delta W^T). The epilogue adds `bias[N]`, applies
         `activation`, then multiplies by the derivative of the named activation, taken from that
         activation's output y[M,N] in `derivative = (name, y)`. `out` overlaps no other array.
+        """
+
+    def convolve(
+        self,
+        x: Array,
+        weights: Array,
+        out: Array,
+        window: Window,
+        *,
+        bias: Array | None = None,
+        activation: str = "identity",
+    ) -> None:
+        """Convolve planes: `out[B,F,OH,OW] = activation(weights * x + bias[F])`.
+
+        `x[B,C,H,W]`, `weights[F,C,*window.size]`; as is usual in this field the window is not turned
+        round (LeCun et al. 1998). `out` overlaps no other array.
+        """
+
+    def convolve_input(
+        self,
+        delta: Array,
+        weights: Array,
+        out: Array,
+        window: Window,
+        *,
+        derivative: tuple[str, Array] | None = None,
+    ) -> None:
+        """Compute a convolution's gradient by its input into out[B,C,H,W], from delta[B,F,OH,OW].
+
+        It is multiplied by the derivative of the named activation, taken from that activation's
+        output y[B,C,H,W] in `derivative = (name, y)`. `out` overlaps no other array.
+        """
+
+    def convolve_weights(self, x: Array, delta: Array, out: Array, window: Window) -> None:
+        """Compute a convolution's gradient by its weights into out[F,C,*window.size].
+
+        From x[B,C,H,W] and delta[B,F,OH,OW], summed over the minibatch in an order that depends on
+        the shapes alone.
         """
 
     def run(

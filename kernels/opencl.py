@@ -9,6 +9,7 @@ import numpy as np
 
 from kernels.checks import (
     check_column_sum,
+    check_convolution,
     check_flag,
     check_limit,
     check_loss,
@@ -19,6 +20,7 @@ from kernels.checks import (
     check_view,
     check_whole,
 )
+from kernels.convolution import Convolution, Layer
 from kernels.device import DeviceInfo
 from kernels.errors import KernelError
 from kernels.families import SOURCES, Families
@@ -29,6 +31,7 @@ from kernels.operations import Operations
 from kernels.program import Located, OpenDevice, Replay, building, source
 from kernels.rule_kernel import RuleProgram
 from kernels.rule_twin import RuleSpec, coefficients, state_count
+from kernels.windows import Window
 
 
 class DeviceArray:
@@ -79,6 +82,7 @@ class OpenCLEngine:
             self._families = Families(self.device)
             self._warm()
         self._operations = Operations(self.device)
+        self._convolution: Convolution | None = None
         self.waits = 0
 
     def _warm(self) -> None:
@@ -165,6 +169,52 @@ class OpenCLEngine:
             n=n,
             k=k,
         )
+
+    def convolve(
+        self,
+        x: Array,
+        weights: Array,
+        out: Array,
+        window: Window,
+        *,
+        bias: Array | None = None,
+        activation: str = "identity",
+    ) -> None:
+        """Enqueue a convolution; see `Engine.convolve`."""
+        others = () if bias is None else ((bias, weights.shape[:1]),)
+        check_convolution(x, weights, out, window, *others)
+        by = None if bias is None else self._at(bias)
+        arrays = (self._at(x), self._at(weights), self._at(out))
+        self._convolutions().forward(_layer(x, weights, window), *arrays, by, activation)
+
+    def convolve_input(
+        self,
+        delta: Array,
+        weights: Array,
+        out: Array,
+        window: Window,
+        *,
+        derivative: tuple[str, Array] | None = None,
+    ) -> None:
+        """Enqueue a convolution's gradient by its input; see `Engine.convolve_input`."""
+        others = () if derivative is None else ((derivative[1], out.shape),)
+        check_convolution(out, weights, delta, window, *others)
+        name, y = derivative or ("identity", None)
+        arrays = (self._at(delta), self._at(weights), self._at(out))
+        of = None if y is None else self._at(y)
+        self._convolutions().input(_layer(out, weights, window), *arrays, of, name)
+
+    def convolve_weights(self, x: Array, delta: Array, out: Array, window: Window) -> None:
+        """Enqueue a convolution's gradient by its weights; see `Engine.convolve_weights`."""
+        check_convolution(x, out, delta, window)
+        arrays = (self._at(x), self._at(delta), self._at(out))
+        self._convolutions().weights(_layer(x, out, window), *arrays)
+
+    def _convolutions(self) -> Convolution:
+        """Return the kernels of convolutions, built when the first is asked for."""
+        if self._convolution is None:
+            self._convolution = Convolution(self.device)
+        return self._convolution
 
     def run(
         self,
@@ -271,3 +321,8 @@ class OpenCLEngine:
     def close(self) -> None:
         """Finish, and release the queue and the context."""
         self.device.close()
+
+
+def _layer(x: Array, weights: Array, window: Window) -> Layer:
+    batch, channels, h, w = x.shape
+    return Layer(batch, channels, (h, w), weights.shape[0], window)

@@ -9,6 +9,7 @@ import numpy as np
 from kernels.activations import activation as find_activation
 from kernels.interface import Form
 from kernels.philox import uniforms
+from kernels.windows import Window
 
 
 def matmul(
@@ -29,6 +30,62 @@ def matmul(
     if derivative is not None:
         name, y = derivative
         find_activation(name).derive(out, y)
+
+
+def convolve(
+    x: np.ndarray,
+    weights: np.ndarray,
+    out: np.ndarray,
+    window: Window,
+    *,
+    bias: np.ndarray | None = None,
+    activation: str = "identity",
+) -> None:
+    """Convolve planes and apply the epilogue to `out[B,F,OH,OW]`."""
+    patches = _patches(_padded(x, window), window)
+    out[...] = np.tensordot(patches, weights, ((1, 4, 5), (1, 2, 3))).transpose(0, 3, 1, 2)
+    if bias is not None:
+        out += bias[:, None, None]
+    find_activation(activation).apply(out)
+
+
+def convolve_input(
+    delta: np.ndarray,
+    weights: np.ndarray,
+    out: np.ndarray,
+    window: Window,
+    *,
+    derivative: tuple[str, np.ndarray] | None = None,
+) -> None:
+    """Compute a convolution's gradient by its input into `out[B,C,H,W]`."""
+    (pad_y, pad_x), (h, w) = window.padding, out.shape[2:]
+    padded = np.zeros((*out.shape[:2], h + 2 * pad_y, w + 2 * pad_x), out.dtype)
+    # Views of the padded planes, one for each tap: what a patch took from there goes back there.
+    patches = _patches(padded, window)
+    for y, x in np.ndindex(*window.size):
+        patches[..., y, x] += np.tensordot(delta, weights[:, :, y, x], (1, 0)).transpose(0, 3, 1, 2)
+    out[...] = padded[:, :, pad_y : pad_y + h, pad_x : pad_x + w]
+    if derivative is not None:
+        name, y_of = derivative
+        find_activation(name).derive(out, y_of)
+
+
+def convolve_weights(x: np.ndarray, delta: np.ndarray, out: np.ndarray, window: Window) -> None:
+    """Compute a convolution's gradient by its weights into `out[F,C,h,w]`."""
+    patches = _patches(_padded(x, window), window)
+    out[...] = np.tensordot(delta, patches, ((0, 2, 3), (0, 2, 3)))
+
+
+def _padded(x: np.ndarray, window: Window) -> np.ndarray:
+    return np.pad(x, ((0, 0), (0, 0), *((pad, pad) for pad in window.padding)))
+
+
+def _patches(padded: np.ndarray, window: Window) -> np.ndarray:
+    """Return a writable view [B,C,OH,OW,h,w] of what each place of the window sees."""
+    spans = [(size - 1) * far + 1 for size, far in zip(window.size, window.dilation, strict=True)]
+    every = np.lib.stride_tricks.sliding_window_view(padded, spans, (2, 3), writeable=True)
+    (stride_y, stride_x), (far_y, far_x) = window.stride, window.dilation
+    return every[:, :, ::stride_y, ::stride_x, ::far_y, ::far_x]
 
 
 def column_sum(a: np.ndarray, out: np.ndarray) -> None:
