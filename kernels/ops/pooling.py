@@ -62,6 +62,13 @@ def pool_gradient(
     )
 
 
+def pool_twin(kind: Pooling, x: np.ndarray, out: np.ndarray, window: Window) -> None:
+    """Pool in numpy, in the arrays' precision; arguments as in `pool`."""
+    plane = (x.shape[2], x.shape[3])
+    twin = {"max": max_pool_twin, "mean": mean_pool_twin}[kind]
+    twin(x, out, *plane, *window.over(plane), *window.size, *window.stride, *window.padding)
+
+
 def _geometry(x: Array, small: Array, window: Window) -> tuple[int, ...]:
     if len(x.shape) != 4:
         raise KernelError(f"pooling takes [B,C,H,W], got {list(x.shape)}")

@@ -6,10 +6,11 @@ It is plain safetensors, which any reader of that format opens:
     with safe_open("model.safetensors", "numpy") as file:
         weight, facts = file.get_tensor("layers.0.weight"), file.metadata()
 
-Tensors, for each dense layer i from 0, whose output is ``activation(x @ weight + bias)``:
+Tensors, for each layer i from 0 that has weights; a dense layer's output is ``activation(x @ weight
++ bias)``, a convolution's that of PyTorch's conv2d with its activation:
 
-    layers.<i>.weight   float32 [inputs, units]
-    layers.<i>.bias     float32 [units]
+    layers.<i>.weight   float32 [inputs, units], conv2d: [filters, channels, height, width]
+    layers.<i>.bias     float32 [units], conv2d: [filters]
     input.mean          float64 [features], only where the data was standardised
     input.factor        float64 [features], as above
 
@@ -19,10 +20,11 @@ regression, and in a classification become probabilities by softmax.
 
 Metadata, all of it text:
 
-    format     paramserver-model/2
+    format     paramserver-model/3 (2, in which all layers were dense, is read too)
     model      JSON: task (classification or regression), shape (of one example, its product is the
                number of features), outputs, class_names (empty where the classes are numbers from 0),
-               scale, and network: layers (units and activation of each), loss, init
+               scale, and network: layers (each with its type and what that takes), input_shape,
+               loss, init
     recipe     JSON: the recipe it was trained by
     validation JSON, only of a run's best model: epoch, steps, loss and accuracy of its validation
     checksum   xxh3-128, in hex, of the texts model and recipe and of the tensors' bytes in the order
@@ -47,13 +49,14 @@ from safetensors.numpy import save
 from nodes.data import Schema, Transform
 from nodes.data.config import Task
 from nodes.errors import ModelError
-from nodes.models.config import LayerConfig, ModelConfig
+from nodes.models.config import ModelConfig
 from nodes.models.model import Model
 from paramserver.config import Positive, Section, fault
 
 Floats = npt.NDArray[np.float32]
 
-FORMAT = "paramserver-model/2"
+FORMAT = "paramserver-model/3"
+READ = (FORMAT, "paramserver-model/2")
 MEAN, FACTOR = "input.mean", "input.factor"
 
 
@@ -106,11 +109,7 @@ def pack(
     transform = schema.transform
     if transform.mean is not None and transform.factor is not None:
         tensors |= {MEAN: transform.mean, FACTOR: transform.factor}
-    network = ModelConfig(
-        layers=tuple(LayerConfig(units=la.units, activation=la.activation) for la in model.layers),
-        loss=model.loss,
-        init=model.config.init,
-    )
+    network = model.resolved()
     facts = _Facts(
         task=schema.task,
         shape=schema.shape,
@@ -159,7 +158,7 @@ def validation_of(path: Path) -> dict[str, Any] | None:
 
 def _unpack(path: Path, file: Any) -> Saved:
     metadata: Mapping[str, str] = file.metadata() or {}
-    if metadata.get("format") != FORMAT:
+    if metadata.get("format") not in READ:
         raise ModelError(
             f"{path}: not a model of this version of paramserver: its metadata says format "
             f"{metadata.get('format')!r} instead of {FORMAT!r}"
@@ -171,7 +170,7 @@ def _unpack(path: Path, file: Any) -> Saved:
         place = ".".join(str(part) for part in ("model", *first["loc"]))
         raise ModelError(f"{path}: damaged: metadata {place}: {first['msg']}") from None
     schema = Schema(facts.task, facts.shape, facts.outputs, facts.class_names)
-    model = Model(facts.network, schema.features, schema.outputs)
+    model = Model(facts.network, schema.shape, schema.outputs)
     wanted = {one.name: ("F32", list(one.shape)) for one in model.layout}
     names = set(file.keys())
     if MEAN in names or FACTOR in names:

@@ -7,9 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from kernels import reference
 from kernels.interface import Engine
-from nodes.models.model import Model, Tensor
+from nodes.models.layers import Tensor
+from nodes.models.model import Model
+from nodes.models.network import Activations, Parameters
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -40,10 +41,8 @@ class HostForward:
 
     def _some(self, x: Doubles) -> Doubles:
         for layer in self._model.layers:
-            out = np.empty((len(x), layer.units))
-            weight, bias = self._part(layer.weight), self._part(layer.bias)
-            reference.matmul(x, weight, out, bias=bias, activation=layer.activation)
-            x = out
+            parameters = [self._part(tensor) for tensor in layer.tensors]
+            x = layer.host(x.reshape(len(x), *layer.inputs), parameters)
         return x
 
     def _part(self, tensor: Tensor) -> Doubles:
@@ -57,9 +56,9 @@ class EngineForward:
         self._engine = engine
         self._model = model
         self._input = engine.empty((ROWS, model.inputs))
-        self._outputs = [engine.empty((ROWS, layer.units)) for layer in model.layers]
-        self._weights = engine.empty((model.size,))
-        engine.upload(self._weights, weights)
+        self._activations = Activations(engine, model, ROWS, training=False)
+        self._weights = Parameters(engine, model)
+        engine.upload(self._weights.flat, weights)
         engine.wait()
 
     def __call__(self, x: Floats) -> Doubles:
@@ -70,18 +69,7 @@ class EngineForward:
         return found.astype(np.float64)
 
     def _some(self, x: Floats, out: Floats) -> None:
-        rows = len(x)
-        value = self._input.view(0, (rows, self._model.inputs))
+        value = self._input.view(0, (len(x), self._model.inputs))
         self._engine.upload(value, x)
-        for layer, buffer in zip(self._model.layers, self._outputs, strict=True):
-            output = buffer.view(0, (rows, layer.units))
-            self._engine.matmul(
-                value,
-                self._weights.view(layer.weight.offset, layer.weight.shape),
-                output,
-                bias=self._weights.view(layer.bias.offset, layer.bias.shape),
-                activation=layer.activation,
-            )
-            value = output
-        self._engine.download(value, out)
+        self._engine.download(self._activations.forward(value, self._weights), out)
         self._engine.wait()

@@ -13,6 +13,7 @@ from kernels.engine import Array, Engine, Replay
 from kernels.rules import RuleSpec, state_count
 from nodes.errors import ModelError
 from nodes.models import Model
+from nodes.models.network import Activations, Parameters
 
 Floats = npt.NDArray[np.float32]
 
@@ -57,21 +58,13 @@ class Local:
     weighted: bool = False
 
 
-class _Parameters:
-    """A flat vector on the device like the cluster's table, and each layer's view of it."""
-
-    def __init__(self, engine: Engine, model: Model) -> None:
-        self.flat = engine.empty((model.size,))
-        self.kernels = [self.flat.view(la.weight.offset, la.weight.shape) for la in model.layers]
-        self.biases = [self.flat.view(la.bias.offset, la.bias.shape) for la in model.layers]
-
-
 class Learner:
     """Computes gradients of a model on an engine, into one flat vector like the cluster's table.
 
     It owns the device's buffers: weights, gradient, one minibatch and its activations. It belongs
-    to the engine's thread. Memory on the device: twice the weights, and twice ``max_batch`` rows
-    of every layer's output; local training adds the weights once more, and its rule's state.
+    to the engine's thread. Memory on the device: twice the weights, ``max_batch`` rows of the input
+    and of every layer's output, and of the two largest neighbours once more; local training adds
+    the weights once more, and its rule's state.
 
     Args:
         engine: where to compute.
@@ -95,14 +88,14 @@ class Learner:
         self._model = model
         self._clip = clip if clip is not None else Clip()
         self._replays: dict[tuple[Any, ...], Replay] = {}
-        self._weights = _Parameters(engine, model)
-        self._gradient = _Parameters(engine, model)
+        self._weights = Parameters(engine, model)
+        self._gradient = Parameters(engine, model)
         self._classifies = model.loss == "cross_entropy"
         self._make_room(max_batch)
         steps = 1
         if local is not None:
             steps = local.period
-            self._trained = _Parameters(engine, model)
+            self._trained = Parameters(engine, model)
             self._rule = engine.rule(local.rule)
             states = range(state_count(local.rule.name))
             self._state = [engine.empty((model.size,)) for _ in states]
@@ -188,8 +181,8 @@ class Learner:
         rows = self._load(weights, x, y)
 
         def compute() -> None:
-            self._forward(self._weights, rows)
-            self._loss(rows, 0)
+            x = _rows(self._input, rows)
+            self._loss(self._activations.forward(x, self._weights), 0)
 
         self._replay(("evaluate", rows), compute)
         return self._finish(rows, 1, pushed=False)
@@ -204,12 +197,13 @@ class Learner:
         """Wait until the device has taken all that it was given."""
         self._engine.wait()
 
-    def _differentiate(self, weights: _Parameters, rows: int, step: int) -> None:
+    def _differentiate(self, weights: Parameters, rows: int, step: int) -> None:
         """Compute the gradient of the minibatch on the device, clipped."""
 
         def compute() -> None:
-            self._forward(weights, rows)
-            self._backward(weights, rows, self._loss(rows, step))
+            x = _rows(self._input, rows)
+            self._loss(self._activations.forward(x, weights), step)
+            self._activations.backward(x, weights, self._gradient)
             # The gradient is a sum over the rows, the bounds are those of its mean.
             if self._clip.value is not None:
                 self._engine.clip_value(self._gradient.flat, self._clip.value * rows)
@@ -262,48 +256,17 @@ class Learner:
             self._target = engine.empty((rows,), np.int32)
         else:
             self._target = engine.empty((rows, model.outputs))
-        self._outputs = [engine.empty((rows, layer.units)) for layer in model.layers]
-        self._deltas = [engine.empty((rows, layer.units)) for layer in model.layers]
+        self._activations = Activations(engine, model, rows, training=True)
 
-    def _forward(self, weights: _Parameters, rows: int) -> None:
-        value = _rows(self._input, rows)
-        for index, layer in enumerate(self._model.layers):
-            output = _rows(self._outputs[index], rows)
-            self._engine.matmul(
-                value,
-                weights.kernels[index],
-                output,
-                bias=weights.biases[index],
-                activation=layer.activation,
-            )
-            value = output
-
-    def _loss(self, rows: int, step: int) -> Array:
-        """Compute a step's loss; return its gradient by the last layer's output, which is linear."""
-        output, delta = _rows(self._outputs[-1], rows), _rows(self._deltas[-1], rows)
+    def _loss(self, output: Array, step: int) -> None:
+        """Compute a step's loss and its gradient by the last layer's output, which is linear."""
+        rows = output.shape[0]
         target, stats = _rows(self._target, rows), self._stats.view(2 * step, (2,))
+        delta = self._activations.delta(rows)
         if self._classifies:
             self._engine.softmax_cross_entropy(output, target, delta, stats)
         else:
             self._engine.mean_squared_error(output, target, delta, stats)
-        return delta
-
-    def _backward(self, weights: _Parameters, rows: int, delta: Array) -> None:
-        layers = self._model.layers
-        for index in range(len(layers) - 1, -1, -1):
-            below = _rows(self._outputs[index - 1] if index else self._input, rows)
-            self._engine.matmul(below, delta, self._gradient.kernels[index], form="tn")
-            self._engine.column_sum(delta, self._gradient.biases[index])
-            if index:
-                next_delta = _rows(self._deltas[index - 1], rows)
-                self._engine.matmul(
-                    delta,
-                    weights.kernels[index],
-                    next_delta,
-                    form="nt",
-                    derivative=(layers[index - 1].activation, below),
-                )
-                delta = next_delta
 
     def _finish(self, examples: int, steps: int, *, pushed: bool) -> StepResult:
         """Wait for the device; return the sums over the steps."""

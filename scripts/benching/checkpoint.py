@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from benching.comparing import compare
 from benching.printing import Sheet
 from benching.rows import Case
-from benching.running import BATCH, WIDTHS, Command, find_data
+from benching.running import BATCH, NETWORK, Command, find_data
 from benching.suites import Settings, Suite
 
 TURNS = 7
@@ -31,8 +31,7 @@ async def run(settings: Settings, sheet: Sheet) -> None:
         without = Command(folder, settings, cores, data, **{"checkpoint.every": NEVER})
         for name, every in EVERY.items():
             often = Command(folder, settings, cores, data, **{"checkpoint.every": every})
-            size = "-".join(str(width) for width in WIDTHS)
-            case = Case(f"{name}/{size}/batch{BATCH}", "examples/s", 1.0)
+            case = Case(f"{name}/{NETWORK}/batch{BATCH}", "examples/s", 1.0)
             turns = QUICK_TURNS if settings.quick else TURNS
             await compare(sheet, SUITE.name, [case], often, without, "none", turns)
             sheet.note(f"{name}: {often.checkpoints / often.seconds:.1f} checkpoints a second")

@@ -18,7 +18,8 @@ from benching.suites import Settings
 from benching.tied import command
 from paramserver.errors import NotReady
 
-WIDTHS = (784, 512, 512, 10)
+NETWORK = "784-512-512-10"
+FEATURES, CLASSES = 784, 10
 BATCH = 128
 PEERS = 2
 EPOCHS = 2
@@ -41,10 +42,10 @@ def find_data(folder: Path, *, quick: bool) -> tuple[dict[str, Any], str]:
     source = np.random.default_rng(1)
     arrays = {}
     for ending, count in (("", rows), ("_test", 256)):
-        x = source.integers(0, 256, (count, WIDTHS[0]), np.uint8)
+        x = source.integers(0, 256, (count, FEATURES), np.uint8)
         arrays[f"x{ending}"] = x
         # A label that can be learnt: where in the picture it is brightest.
-        sums = x[:, : WIDTHS[0] // 10 * 10].reshape(count, 10, -1).sum(axis=2)
+        sums = x[:, : FEATURES // 10 * 10].reshape(count, 10, -1).sum(axis=2)
         arrays[f"y{ending}"] = sums.argmax(axis=1)
     path = folder / "synthetic.npz"
     np.savez(path, allow_pickle=False, **arrays)
@@ -52,7 +53,7 @@ def find_data(folder: Path, *, quick: bool) -> tuple[dict[str, Any], str]:
     return {
         "source": "npz",
         "path": str(path),
-        "classes": WIDTHS[-1],
+        "classes": CLASSES,
     }, f"{rows:,} made rows of MNIST's shape ({why})"
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,13 +22,23 @@ from kernels.engine import Engine, open_engine
 from kernels.rules import RuleRunner, RuleSpec, Update
 from nodes.models import Model
 from nodes.models.config import LayerConfig, ModelConfig
+from nodes.models.layers import Conv2d, Dense, Pool2d
 from nodes.training.learner import Learner
 from paramserver.console import say
 from paramserver.slices import aligned
 
 Floats = npt.NDArray[np.float32]
 
-NETWORKS = ((64, 64, 10), (784, 512, 512, 10), (784, 2048, 2048, 10))
+DENSE = ((64, 64, 10), (784, 512, 512, 10), (784, 2048, 2048, 10))
+LENET: tuple[dict[str, object], ...] = (
+    {"type": "conv2d", "filters": 20, "kernel_size": 5, "activation": "identity"},
+    {"type": "max_pool2d", "kernel_size": 2},
+    {"type": "conv2d", "filters": 50, "kernel_size": 5, "activation": "identity"},
+    {"type": "max_pool2d", "kernel_size": 2},
+    {"units": 500},
+    {},
+)
+"""LeNet 20/50 for images of 28 by 28 and 10 classes, as Deeplearning4j's example has it."""
 BATCHES = (32, 128, 512)
 MINIBATCHES = 8
 RATE = 0.01
@@ -38,16 +47,12 @@ AGREE_AFTER = 3
 
 
 def cases(quick: bool) -> list[Case]:
-    """Return the steps, named by widths and minibatch."""
-    networks = NETWORKS[:1] if quick else NETWORKS
+    """Return the steps, named by network and minibatch."""
+    names = ["-".join(map(str, widths)) for widths in DENSE] + ["lenet"]
     batches = BATCHES[:2] if quick else BATCHES
     return [
-        Case(
-            f"{'-'.join(str(width) for width in widths)}/batch{batch}",
-            "ms",
-            given={"widths": widths, "batch": batch},
-        )
-        for widths in networks
+        Case(f"{name}/batch{batch}", "ms", given={"network": name, "batch": batch})
+        for name in (names[:1] if quick else names)
         for batch in batches
     ]
 
@@ -71,31 +76,36 @@ async def run(settings: Settings, sheet: Sheet) -> None:
         sheet.note(f"ours: {ours.about}")
         sheet.note(f"other: {other.about}")
         steps = cases(settings.quick)
+        if against == "numpy":
+            steps = [case for case in steps if not case.name.startswith("lenet")]
         await compare(sheet, "step", steps, ours, other, against, settings.turns)
 
 
 SUITE = Suite(
     "step",
-    "one training step of a dense network, against PyTorch eager on as many threads",
+    "one training step, forward, backward and update, against PyTorch eager on as many threads",
     ("forward, loss, backward, update by sgd; the minibatch comes from host memory",),
     run,
 )
 
 
-def model_of(widths: Sequence[int]) -> Model:
-    """Return the network with these widths, relu between its layers."""
-    hidden = [LayerConfig(units=units, activation="relu") for units in widths[1:-1]]
-    config = ModelConfig(layers=(*hidden, LayerConfig()), init="he")
-    return Model(config, widths[0], widths[-1])
+def model_of(network: str) -> Model:
+    """Return a network by its name: LeNet, or widths with relu between its layers."""
+    if network == "lenet":
+        config = ModelConfig.model_validate({"layers": LENET})
+        return Model(config, (28, 28), 10)
+    inputs, *hidden, outputs = map(int, network.split("-"))
+    layers = [*(LayerConfig(units=units, activation="relu") for units in hidden), LayerConfig()]
+    return Model(ModelConfig(layers=tuple(layers), init="he"), (inputs,), outputs)
 
 
-def minibatches(widths: Sequence[int], batch: int) -> list[tuple[Floats, npt.NDArray[np.int32]]]:
+def minibatches(model: Model, batch: int) -> list[tuple[Floats, npt.NDArray[np.int32]]]:
     """Return minibatches, the same on both sides: inputs in [0, 1) and labels."""
     source = np.random.default_rng(1)
     return [
         (
-            source.random((batch, widths[0]), np.float32),
-            source.integers(0, widths[-1], batch, np.int32),
+            source.random((batch, model.inputs), np.float32),
+            source.integers(0, model.outputs, batch, np.int32),
         )
         for _ in range(MINIBATCHES)
     ]
@@ -109,9 +119,10 @@ class Ours(Looped):
         self._runner = RuleRunner(engine, RuleSpec("sgd"))
         self._quick = quick
 
-    async def prepare(self, widths: Sequence[int], batch: int) -> float:
+    async def prepare(self, network: str, batch: int) -> float:
         """Make network and minibatches."""
-        model, data, runner = model_of(widths), minibatches(widths, batch), self._runner
+        model, runner = model_of(network), self._runner
+        data = minibatches(model, batch)
         learner = Learner(self._engine, model, batch)
         weights, gradient = aligned(model.size), aligned(model.size)
         weights[:] = model.initial_weights(1)
@@ -133,19 +144,22 @@ class Torch(Looped):
         self._torch = torch
         self._quick = quick
 
-    async def prepare(self, widths: Sequence[int], batch: int) -> float:
+    async def prepare(self, network: str, batch: int) -> float:
         """Make network and minibatches."""
         torch = self._torch
-        network = torch_network(torch, model_of(widths))
-        rule = torch.optim.SGD(network.parameters(), lr=RATE)
+        model = model_of(network)
+        module = torch_network(torch, model)
+        rule = torch.optim.SGD(module.parameters(), lr=RATE)
+        shape = model.layers[0].inputs
         data = [
-            (torch.from_numpy(x), torch.from_numpy(y).long()) for x, y in minibatches(widths, batch)
+            (torch.from_numpy(x).reshape(batch, *shape), torch.from_numpy(y).long())
+            for x, y in minibatches(model, batch)
         ]
 
         def step(number: int) -> float:
             x, y = data[number]
             rule.zero_grad()
-            loss = torch.nn.functional.cross_entropy(network(x), y)
+            loss = torch.nn.functional.cross_entropy(module(x), y)
             loss.backward()
             rule.step()
             return float(loss.item())
@@ -161,10 +175,10 @@ class Numpy(Looped):
     def __init__(self, *, quick: bool) -> None:
         self._quick = quick
 
-    async def prepare(self, widths: Sequence[int], batch: int) -> float:
+    async def prepare(self, network: str, batch: int) -> float:
         """Make network and minibatches."""
-        data = minibatches(widths, batch)
-        tensors = tensors_of(model_of(widths))
+        model = model_of(network)
+        data, tensors = minibatches(model, batch), tensors_of(model)
         weights, biases = tensors[0::2], tensors[1::2]
 
         def step(number: int) -> float:
@@ -204,13 +218,23 @@ def tensors_of(model: Model) -> list[Floats]:
 
 def torch_network(torch: Any, model: Model) -> Any:
     """Return a model as a PyTorch module that begins with the same weights."""
-    layers: list[Any] = []
+    modules: list[Any] = []
     for layer in model.layers:
-        layers += [torch.nn.Linear(layer.inputs, layer.units), torch.nn.ReLU()]
-    network = torch.nn.Sequential(*layers[:-1])
+        if isinstance(layer, Dense):
+            if len(layer.inputs) > 1:
+                modules.append(torch.nn.Flatten())
+            modules.append(torch.nn.Linear(*layer.fans))
+        elif isinstance(layer, Conv2d):
+            channels, filters = layer.inputs[0], layer.outputs[0]
+            modules.append(torch.nn.Conv2d(channels, filters, layer.window.size))
+        elif isinstance(layer, Pool2d):
+            modules.append(torch.nn.MaxPool2d(layer.window.size))
+        if layer.activation == "relu":
+            modules.append(torch.nn.ReLU())
+    network = torch.nn.Sequential(*modules)
     with torch.no_grad():
         for ours, theirs in zip(tensors_of(model), network.parameters(), strict=True):
-            theirs.copy_(torch.from_numpy(ours.T))
+            theirs.copy_(torch.from_numpy(ours.T if ours.ndim == 2 else ours))
     return network
 
 

@@ -19,7 +19,7 @@ from benching.gemm import threads
 from benching.printing import Sheet
 from benching.processes import Side, begun, side
 from benching.rows import Case
-from benching.running import BATCH, PEERS, WIDTHS, Command, find_data
+from benching.running import BATCH, NETWORK, PEERS, Command, find_data
 from benching.step import RATE, has_torch, load_torch, model_of, torch_network
 from benching.suites import Settings, Suite
 from kernels.engine import open_engine
@@ -65,7 +65,7 @@ async def run(settings: Settings, sheet: Sheet) -> None:
         sheet.note(f"other: {sides[0].about}")
         ours = Command(folder, settings, cores, data)
         sheet.note(f"both sides on cores {', '.join(str(core) for core in cores)}")
-        name = f"{'-'.join(str(width) for width in WIDTHS)}/batch{BATCH}"
+        name = f"{NETWORK}/batch{BATCH}"
         case = Case(name, "examples/s", 1.0)
         turns = QUICK_TURNS if settings.quick else TURNS
         await compare(sheet, "train", [case], ours, other, against, turns)
@@ -119,7 +119,7 @@ class Rank:
             world_size=PEERS,
             timeout=datetime.timedelta(seconds=60),
         )
-        network = torch.nn.parallel.DistributedDataParallel(torch_network(torch, model_of(WIDTHS)))
+        network = torch.nn.parallel.DistributedDataParallel(torch_network(torch, model_of(NETWORK)))
         rule = torch.optim.SGD(network.parameters(), lr=RATE)
         dataset = load_dataset(DataConfig.model_validate(settings["data"]))
         x = torch.from_numpy(dataset.train_x.astype(np.float32) * np.float32(dataset.scale))
@@ -162,7 +162,7 @@ class Alone:
     async def prepare(self) -> None:
         """Load the data and warm up."""
         model, dataset = (
-            model_of(WIDTHS),
+            model_of(NETWORK),
             load_dataset(DataConfig.model_validate(self._settings["data"])),
         )
         learner, runner = (

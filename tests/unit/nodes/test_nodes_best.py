@@ -15,7 +15,7 @@ from nodes.models.file import validation_of
 from nodes.training.best import bring_best, link
 from nodes.training.result import BEST_FILE, write_model
 
-MODEL = Model(ModelConfig.model_validate({"layers": [{}]}), 2, 3)
+MODEL = Model(ModelConfig.model_validate({"layers": [{}]}), (2,), 3)
 
 
 def write(path: Path, epoch: int) -> dict[str, Any]:

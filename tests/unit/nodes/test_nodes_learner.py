@@ -5,58 +5,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from float64_engine import exact_learner
 
-from kernels import reference
 from kernels.device import devices, numpy_device
 from kernels.engine import Array, Engine, open_engine
-from kernels.host import HostArray, NumpyEngine
+from kernels.host import NumpyEngine
 from nodes.errors import ModelError
 from nodes.models import Model, ModelConfig
 from nodes.training.learner import Learner
 
 STEP = 1e-6
 INPUTS, ROWS = 5, 7
-
-
-class Float64Engine(NumpyEngine):
-    """The twins in float64, for differences that float32 could not resolve."""
-
-    def __init__(self) -> None:
-        super().__init__(numpy_device())
-
-    def empty(self, shape: tuple[int, ...], dtype: type[np.generic] = np.float32) -> Array:
-        return HostArray(np.empty(shape, np.float64 if dtype is np.float32 else dtype))
-
-    def upload(self, target: Array, host: np.ndarray) -> None:
-        plain(target)[...] = host
-
-    def download(self, source: Array, host: np.ndarray) -> None:
-        host[...] = plain(source)
-
-    def matmul(self, a: Array, b: Array, out: Array, **keys: Any) -> None:
-        for name, value in keys.items():
-            if name == "bias" and value is not None:
-                keys[name] = plain(value)
-            elif name == "derivative" and value is not None:
-                keys[name] = (value[0], plain(value[1]))
-        self._do(reference.matmul, plain(a), plain(b), plain(out), **keys)
-
-    def column_sum(self, a: Array, out: Array) -> None:
-        self._do(reference.column_sum, plain(a), plain(out))
-
-    def softmax_cross_entropy(self, *arrays: Array) -> None:  # type: ignore[override]
-        self._do(reference.softmax_cross_entropy, *map(plain, arrays))
-
-    def mean_squared_error(self, *arrays: Array) -> None:  # type: ignore[override]
-        self._do(reference.mean_squared_error, *map(plain, arrays))
-
-    def all_finite(self, a: Array, flag: Array) -> None:
-        self._do(reference.all_finite, plain(a), plain(flag))
-
-
-def plain(array: Array) -> np.ndarray:
-    assert isinstance(array, HostArray)
-    return array.data
 
 
 class Counting(NumpyEngine):
@@ -74,7 +33,7 @@ class Counting(NumpyEngine):
 def model(loss: str = "cross_entropy", *hidden: str) -> Model:
     layers: list[dict[str, object]] = [{"units": 6, "activation": name} for name in hidden]
     config = ModelConfig.model_validate({"layers": [*layers, {}], "loss": loss})
-    return Model(config, INPUTS, 4)
+    return Model(config, (INPUTS,), 4)
 
 
 def minibatch(which: Model, rng: np.random.Generator, rows: int = ROWS) -> tuple[Any, Any]:
@@ -103,7 +62,7 @@ def test_the_gradient_is_the_loss_s_derivative(
     loss: str, hidden: tuple[str, ...], rng: np.random.Generator
 ) -> None:
     which = model(loss, *hidden)
-    learner = Learner(Float64Engine(), which, ROWS)
+    learner = exact_learner(which, ROWS)
     x, y = minibatch(which, rng)
     weights = weights_of(which, rng).astype(np.float64)
     gradient = np.empty(which.size)
@@ -129,10 +88,10 @@ def test_every_device_computes_what_float64_does(
     which = model(loss, "relu", "tanh")
     x, y = minibatch(which, rng)
     weights = weights_of(which, rng)
-    exact, found = np.empty(which.size), np.empty(which.size, np.float32)
-    wanted = Learner(Float64Engine(), which, ROWS).gradient(weights.astype(np.float64), x, y, exact)
+    precise, found = np.empty(which.size), np.empty(which.size, np.float32)
+    wanted = exact_learner(which, ROWS).gradient(weights.astype(np.float64), x, y, precise)
     result = Learner(engine, which, 32).gradient(weights, x, y, found)
-    np.testing.assert_allclose(found, exact, atol=2e-6 * np.abs(exact).max())
+    np.testing.assert_allclose(found, precise, atol=2e-6 * np.abs(precise).max())
     assert result.loss_sum == pytest.approx(wanted.loss_sum, rel=1e-5)
     assert (result.correct, result.examples, result.finite) == (wanted.correct, ROWS, True)
 

@@ -13,7 +13,7 @@ def config(*units: int | None, **keys: object) -> ModelConfig:
 
 
 def test_parameters_lie_packed_in_order() -> None:
-    model = Model(config(5, None), inputs=3, outputs=2)
+    model = Model(config(5, None), shape=(3,), outputs=2)
     assert [(t.name, t.offset, t.shape) for t in model.layout] == [
         ("layers.0.weight", 0, (3, 5)),
         ("layers.0.bias", 15, (5,)),
@@ -27,7 +27,7 @@ def test_parameters_lie_packed_in_order() -> None:
 
 @pytest.mark.parametrize(("init", "bound"), [("glorot", (6 / 300) ** 0.5), ("he", 0.06**0.5)])
 def test_first_weights_are_uniform_and_biases_zero(init: str, bound: float) -> None:
-    model = Model(config(200, None, init=init), inputs=100, outputs=10)
+    model = Model(config(200, None, init=init), shape=(100,), outputs=10)
     weights = model.initial_weights(3)
     assert weights.dtype == np.float32
     first = weights[: 100 * 200]
@@ -39,17 +39,17 @@ def test_first_weights_are_uniform_and_biases_zero(init: str, bound: float) -> N
 
 
 def test_first_weights_follow_the_seed_alone() -> None:
-    model = Model(config(8, None), inputs=4, outputs=3)
-    again = Model(config(8, 3), inputs=4, outputs=3)
+    model = Model(config(8, None), shape=(4,), outputs=3)
+    again = Model(config(8, 3), shape=(4,), outputs=3)
     np.testing.assert_array_equal(model.initial_weights(7), again.initial_weights(7))
     assert not np.array_equal(model.initial_weights(7), model.initial_weights(8))
-    pair = Model(config(4, None), inputs=4, outputs=4).initial_weights(0)
+    pair = Model(config(4, None), shape=(4,), outputs=4).initial_weights(0)
     assert not np.array_equal(pair[:16], pair[20:36])
 
 
 def test_the_last_layer_must_fit_the_data() -> None:
     with pytest.raises(ModelError, match=r"model\.layers\.1\.units: is 9, but the data has 10"):
-        Model(config(5, 9), inputs=3, outputs=10)
+        Model(config(5, 9), shape=(3,), outputs=10)
 
 
 def test_the_loss_must_fit_the_task() -> None:

@@ -34,7 +34,7 @@ def network(schema: Schema, *activations: str) -> Model:
     layers = [{"units": 6, "activation": name} for name in activations]
     loss = "cross_entropy" if schema.task == "classification" else "mean_squared"
     config = ModelConfig.model_validate({"layers": [*layers, {}], "loss": loss})
-    return Model(config, schema.features, schema.outputs)
+    return Model(config, schema.shape, schema.outputs)
 
 
 def written(folder: Path, schema: Schema, *activations: str) -> Path:
