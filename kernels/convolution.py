@@ -20,7 +20,7 @@ ROWS = 6
 """Filters or channels of a tile on CPUs."""
 SPAN = 64
 """Rows and columns of a work-group's tile elsewhere."""
-LANES_A_BLOCK = 512
+LANES_A_BLOCK = 1200
 """Places of images that a tile of the weights' gradient sums before its lanes are added up."""
 CACHED = 4096
 """Elements of the output's gradient that stay in a core's cache while all taps pass by."""

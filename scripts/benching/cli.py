@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from benching import checkpoint, gemm, latency, rules, step, train, wire
+from benching import checkpoint, conv, gemm, latency, rules, step, train, wire
 from benching.busy import BUSY, busy_share
 from benching.printing import Sheet
 from benching.suites import Settings, Suite
@@ -20,6 +20,7 @@ SUITES: dict[str, Suite] = {
     suite.name: suite
     for suite in (
         gemm.SUITE,
+        conv.SUITE,
         step.SUITE,
         rules.SUITE,
         wire.SUITE,
