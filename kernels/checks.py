@@ -31,6 +31,16 @@ def check_pair(device: Array, host: np.ndarray) -> None:
         )
 
 
+def check_mirror(host: np.ndarray, *, written: bool) -> None:
+    """Raise KernelError unless a host array can be mirrored."""
+    writeable = host.flags.writeable or not written
+    if host.dtype != np.float32 or not host.flags.c_contiguous or not host.size or not writeable:
+        raise KernelError(
+            f"cannot mirror {host.dtype}{list(host.shape)}: it must be float32, contiguous, not "
+            "empty, and writeable where the device writes"
+        )
+
+
 def check_type(what: str, array: Array, wanted: type[np.generic]) -> None:
     """Raise KernelError unless an array has the wanted element type."""
     if array.dtype != np.dtype(wanted):

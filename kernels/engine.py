@@ -1,9 +1,9 @@
 """Open an engine for the device a person chose."""
 
 from kernels.device import choose
-from kernels.interface import Array, DeviceRule, Engine, Form, Replay
+from kernels.interface import Array, DeviceRule, Engine, Form, Mirror, Replay
 
-__all__ = ["Array", "DeviceRule", "Engine", "Form", "Replay", "open_engine"]
+__all__ = ["Array", "DeviceRule", "Engine", "Form", "Mirror", "Replay", "open_engine"]
 
 
 def open_engine(select: str = "auto") -> Engine:

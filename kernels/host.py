@@ -15,6 +15,7 @@ from kernels.checks import (
     check_limit,
     check_loss,
     check_matmul,
+    check_mirror,
     check_pair,
     check_rule,
     check_uniform,
@@ -47,6 +48,19 @@ class HostArray:
 
     def __repr__(self) -> str:
         return f"HostArray({self.dtype}{list(self.shape)})"
+
+
+class HostMirror:
+    """A host array and the same for this engine."""
+
+    def __init__(self, array: HostArray) -> None:
+        self.array = array
+
+    def to_device(self) -> None:
+        """Do nothing: the memory is the same."""
+
+    def to_host(self) -> None:
+        """Do nothing: the memory is the same."""
 
 
 class HostReplay:
@@ -111,6 +125,11 @@ class NumpyEngine:
     def empty(self, shape: tuple[int, ...], dtype: type[np.generic] = np.float32) -> Array:
         """Return an uninitialised array in host memory."""
         return HostArray(np.empty(shape, dtype))
+
+    def mirror(self, host: np.ndarray, *, written: bool = True) -> HostMirror:
+        """Return an array over the same memory."""
+        check_mirror(host, written=written)
+        return HostMirror(HostArray(host))
 
     def upload(self, target: Array, host: np.ndarray) -> None:
         """Copy from `host` at once."""

@@ -61,6 +61,24 @@ class Replay(Protocol):
         """Enqueue all of them again, over the same arrays."""
 
 
+class Mirror(Protocol):
+    """A host array and what an engine sees of it: on a CPU device the same memory, without a copy.
+
+    It is the host's at first. Between `to_device` and the `wait` after `to_host` it is the device's:
+    the host writes nothing to it, and what it reads may be old.
+    """
+
+    @property
+    def array(self) -> Array:
+        """What the engine computes with."""
+
+    def to_device(self) -> None:
+        """Let what is enqueued next see what the host wrote."""
+
+    def to_host(self) -> None:
+        """Let the host see, after the next `wait`, what was enqueued until now."""
+
+
 class Engine(Protocol):
     """Operations on one device, enqueued in order; only `wait` waits.
 
@@ -84,6 +102,12 @@ class Engine(Protocol):
 
     def empty(self, shape: tuple[int, ...], dtype: type[np.generic] = np.float32) -> Array:
         """Return an uninitialised array of the device."""
+
+    def mirror(self, host: np.ndarray, *, written: bool = True) -> Mirror:
+        """Return a mirror of a contiguous float32 array, which it keeps alive.
+
+        Without ``written`` the device does not write to it, and the host's may be read-only.
+        """
 
     def upload(self, target: Array, host: np.ndarray) -> None:
         """Enqueue a copy to the device; `host` must stay unchanged until the next `wait`."""

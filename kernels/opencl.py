@@ -14,6 +14,7 @@ from kernels.checks import (
     check_limit,
     check_loss,
     check_matmul,
+    check_mirror,
     check_pair,
     check_rule,
     check_uniform,
@@ -25,7 +26,8 @@ from kernels.device import DeviceInfo
 from kernels.errors import KernelError
 from kernels.families import SOURCES, Families
 from kernels.gemm import Gemm, gemm_sources
-from kernels.interface import Array, DeviceRule, Form
+from kernels.interface import Array, DeviceRule, Form, Mirror
+from kernels.mirror import CopiedMirror, SharedMirror
 from kernels.operation import Operation
 from kernels.operations import Operations
 from kernels.program import Located, OpenDevice, Replay, building, source
@@ -115,6 +117,15 @@ class OpenCLEngine:
         of = np.dtype(dtype)
         buffer = self.device.buffer(math.prod(shape) * of.itemsize)
         return DeviceArray(self, buffer, 0, tuple(shape), of)
+
+    def mirror(self, host: np.ndarray, *, written: bool = True) -> Mirror:
+        """Return a mirror of a host array, in its own memory on a CPU device."""
+        check_mirror(host, written=written)
+        if self.info.type != "cpu":
+            return CopiedMirror(self, host, written=written)
+        buffer = self.device.host_buffer(host, written=written)
+        array = DeviceArray(self, buffer, 0, host.shape, host.dtype)
+        return SharedMirror(self.device, buffer, array, written=written)
 
     def upload(self, target: Array, host: np.ndarray) -> None:
         """Enqueue a copy to the device; `host` must stay unchanged until the next `wait`."""

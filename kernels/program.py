@@ -264,21 +264,31 @@ class OpenDevice:
             event = cl.enqueue_copy(self.queue, host, buffer, src_offset=offset, is_blocking=False)
         self._pending.append(event)
 
-    def hand_to_host(self, buffer: Any, size: int) -> None:
-        """Enqueue what makes a host buffer's memory valid for the host after `finish`."""
+    def map_for_host(self, buffer: Any, size: int, *, written: bool = True) -> Any:
+        """Enqueue what makes a host buffer's float32 valid for the host after `finish`.
+
+        Return what `unmap` takes to give them back to the kernels; with ``written`` the host may
+        write them until then. PoCL's CPU device computes in the host's memory itself, so there it
+        does nothing: a map costs 15 µs.
+        """
+        self.only_now()
         if self.info.platform == POCL:
-            return  # its CPU device computes in the host's memory itself; a map costs 15 µs
+            return None
+        flags: Any = cl.map_flags.READ | cl.map_flags.WRITE if written else cl.map_flags.READ
+        of = np.dtype(np.float32)
         with self.translating("map host memory"):
             mapped, event = cl.enqueue_map_buffer(
-                self.queue,
-                buffer,
-                cl.map_flags.READ,
-                0,
-                (size,),
-                np.dtype(np.float32),
-                is_blocking=False,
+                self.queue, buffer, flags, 0, (size,), of, is_blocking=False
             )
         self._pending.append((mapped, event))
+        return mapped
+
+    def unmap(self, mapped: Any) -> None:
+        """Enqueue what gives a host buffer back to the kernels; None does nothing."""
+        self.only_now()
+        if mapped is not None:
+            with self.translating("unmap host memory"):
+                mapped.base.release(self.queue)
 
     def finish(self) -> None:
         """Wait for everything enqueued."""

@@ -94,7 +94,7 @@ class RuleKernel:
             coefficients(self._spec, update.scale, update.rate, update.step),
         )
         for buffer in (out, *state):
-            device.hand_to_host(buffer, size)
+            device.map_for_host(buffer, size)
         self._buffers += [weights, out, gradient, *state]
 
     def release(self) -> None:

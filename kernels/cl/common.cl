@@ -7,6 +7,7 @@
 
 typedef float16 loose16 __attribute__((aligned(4)));
 typedef float8 loose8 __attribute__((aligned(4)));
+typedef float4 loose4 __attribute__((aligned(4)));
 typedef int16 loose_int16 __attribute__((aligned(4)));
 
 #define LOAD16(p) (*(const __global loose16 *)(p))

@@ -18,6 +18,7 @@
 
 /* A NaN must stay one: it is larger than everything. */
 #define LARGER(a, b) ((b) > (a) || (b) != (b) ? (b) : (a))
+#define LARGER_4(a, b) (((b) > (a)) | ((b) != (b)) ? (b) : (a))
 
 static inline float window_max(
   const __global float *from, int w, int y_first, int y_end, int x_first, int x_end)
@@ -41,7 +42,15 @@ __kernel void max_pool(
     if (halves) {
       for (int oy = 0; oy < oh; oy++) {
         const __global float *one = from + 2 * oy * w, *two = one + w;
-        for (int ox = 0; ox < ow; ox++) {
+        int ox = 0;
+#if LANES == 16
+        for (; ox + 4 <= ow; ox += 4) {
+          const float8 above = LOAD8(one + 2 * ox), below = LOAD8(two + 2 * ox);
+          const float4 a = LARGER_4(above.even, above.odd), b = LARGER_4(below.even, below.odd);
+          *(__global loose4 *)(to + oy * ow + ox) = LARGER_4(a, b);
+        }
+#endif
+        for (; ox < ow; ox++) {
           const float a = LARGER(one[2 * ox], one[2 * ox + 1]);
           const float b = LARGER(two[2 * ox], two[2 * ox + 1]);
           to[oy * ow + ox] = LARGER(a, b);
@@ -72,7 +81,26 @@ __kernel void max_pool_back(
       for (int oy = 0; oy < oh; oy++) {
         const __global float *one = y_of + 2 * oy * w, *two = one + w;
         __global float *to_one = to + 2 * oy * w, *to_two = to_one + w;
-        for (int ox = 0; ox < ow; ox++) {
+        int ox = 0;
+#if LANES == 16
+        for (; ox + 4 <= ow; ox += 4) {
+          const float8 above = LOAD8(one + 2 * ox), below = LOAD8(two + 2 * ox);
+          const float4 ab = LARGER_4(above.even, above.odd), cd = LARGER_4(below.even, below.odd);
+          const float4 best = LARGER_4(ab, cd), none = 0;
+          const float4 given = *(const __global loose4 *)(from + oy * ow + ox);
+          const int4 is_a = above.even == best, is_b = ~is_a & (above.odd == best);
+          const int4 is_c = ~(is_a | is_b) & (below.even == best);
+          const int4 is_d = ~(is_a | is_b | is_c) & (below.odd == best);
+          float8 to_above, to_below;
+          to_above.even = is_a ? given : none;
+          to_above.odd = is_b ? given : none;
+          to_below.even = is_c ? given : none;
+          to_below.odd = is_d ? given : none;
+          STORE8(to_one + 2 * ox, to_above);
+          STORE8(to_two + 2 * ox, to_below);
+        }
+#endif
+        for (; ox < ow; ox++) {
           const float a = one[2 * ox], b = one[2 * ox + 1], c = two[2 * ox], d = two[2 * ox + 1];
           const float ab = LARGER(a, b), cd = LARGER(c, d), best = LARGER(ab, cd);
           const float given = from[oy * ow + ox];

@@ -57,7 +57,7 @@ class EngineForward:
         self._model = model
         self._input = engine.empty((ROWS, model.inputs))
         self._activations = Activations(engine, model, ROWS, training=False)
-        self._weights = Parameters(engine, model)
+        self._weights = Parameters(model, engine.empty((model.size,)))
         engine.upload(self._weights.flat, weights)
         engine.wait()
 

@@ -9,10 +9,10 @@ from nodes.models.model import Model
 
 
 class Parameters:
-    """A flat vector on the device like the cluster's table, and each layer's views of it."""
+    """A flat vector [size] on the device like the cluster's table, and each layer's views of it."""
 
-    def __init__(self, engine: Engine, model: Model) -> None:
-        self.flat = engine.empty((model.size,))
+    def __init__(self, model: Model, flat: Array) -> None:
+        self.flat = flat
         self.layers = [
             [self.flat.view(tensor.offset, tensor.shape) for tensor in layer.tensors]
             for layer in model.layers

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kernels.engine import Array, Engine, Replay
+from kernels.engine import Array, Engine, Mirror, Replay
 from kernels.rules import RuleSpec, state_count
 from nodes.errors import ModelError
 from nodes.models import Model
@@ -17,6 +17,8 @@ from nodes.models.network import Activations, Parameters
 
 Floats = npt.NDArray[np.float32]
 
+MOST_MIRRORS = 64
+"""Of as many host arrays of weights and gradients; beyond it all are made anew."""
 MOST_REPLAYS = 256
 """Of as many steps and numbers of rows; beyond it all are made anew."""
 
@@ -58,13 +60,22 @@ class Local:
     weighted: bool = False
 
 
+class _Mirrored(Parameters):
+    """Parameters in a host array's mirror."""
+
+    def __init__(self, model: Model, mirror: Mirror) -> None:
+        super().__init__(model, mirror.array)
+        self.mirror = mirror
+
+
 class Learner:
     """Computes gradients of a model on an engine, into one flat vector like the cluster's table.
 
-    It owns the device's buffers: weights, gradient, one minibatch and its activations. It belongs
-    to the engine's thread. Memory on the device: twice the weights, ``max_batch`` rows of the input
-    and of every layer's output, and of the two largest neighbours once more; local training adds
-    the weights once more, and its rule's state.
+    It owns the device's buffers of one minibatch and its activations. It belongs
+    to the engine's thread. A CPU device computes in the memory of the weights and of the gradient
+    that it is given; other devices have a copy of each. Else there are ``max_batch`` rows of the
+    input and of every layer's output, and of the two largest neighbours once more; local training
+    adds the weights once more, and its rule's state.
 
     Args:
         engine: where to compute.
@@ -88,14 +99,14 @@ class Learner:
         self._model = model
         self._clip = clip if clip is not None else Clip()
         self._replays: dict[tuple[Any, ...], Replay] = {}
-        self._weights = Parameters(engine, model)
-        self._gradient = Parameters(engine, model)
+        self._mirrors: dict[int, _Mirrored] = {}
+        self._weights: _Mirrored | None = None
         self._classifies = model.loss == "cross_entropy"
         self._make_room(max_batch)
         steps = 1
         if local is not None:
             steps = local.period
-            self._trained = Parameters(engine, model)
+            self._trained = Parameters(model, engine.empty((model.size,)))
             self._rule = engine.rule(local.rule)
             states = range(state_count(local.rule.name))
             self._state = [engine.empty((model.size,)) for _ in states]
@@ -104,7 +115,6 @@ class Learner:
         self._flag = engine.empty((1,), np.int32)
         self._host_stats: npt.NDArray[Any] = np.zeros(2 * steps, self._stats.dtype)
         self._host_flag = np.zeros(1, np.int32)
-        self._loaded = False
 
     def __repr__(self) -> str:
         return f"<Learner of {self._model!r} on {self._engine.info.name}, {self._max_batch} rows>"
@@ -117,14 +127,17 @@ class Learner:
         Waits once for the device. ``out`` is valid on return.
 
         Args:
-            weights: float32 [size], or None for those of the call before.
+            weights: float32 [size], or None for those of the call before; they stay as they are
+                until others are given.
             x: float32 [rows, inputs], at most ``max_batch`` rows.
             y: int32 [rows] labels, or float32 [rows, targets].
             out: float32 [size].
         """
-        rows = self._load(weights, x, y)
-        self._differentiate(self._weights, rows, 0)
-        self._fetch(self._gradient.flat, out)
+        rows, given = self._load(x, y), self._given(weights)
+        gradient = self._result(out)
+        self._differentiate(given, rows, 0, gradient)
+        self._check(gradient.flat)
+        gradient.mirror.to_host()
         return self._finish(rows, 1, pushed=True)
 
     def local_steps(
@@ -140,78 +153,111 @@ class Learner:
         minibatch's arrays must stay as they are until then, or until `wait` was called.
 
         Args:
-            weights: float32 [size], or None for those of the call before; they stay as they are.
+            weights: as in `gradient`.
             minibatches: x and y as in `gradient`, one pair at least and ``period`` at most.
             rate: the learning rate of all of these steps.
             out: float32 [size]: weights or a difference, as `Local` says.
         """
         local = self._local
         assert local is not None
+        given, gradient = self._given(weights), self._result(out)
         for state in self._state:
             self._engine.fill(state, 0.0)
-        current, examples, steps = self._weights, 0, 0
+        current: Parameters = given
+        examples = steps = 0
         for x, y in minibatches:
             if steps == local.period:
                 raise ModelError(f"more minibatches than the {local.period} of a period")
-            rows = self._load(weights if not steps else None, x, y)
-            self._differentiate(current, rows, steps)
+            rows = self._load(x, y)
+            self._differentiate(current, rows, steps, gradient)
             examples += rows
             steps += 1
-            trained = self._trained
             self._rule(
                 current.flat,
-                trained.flat,
-                self._gradient.flat,
+                self._trained.flat,
+                gradient.flat,
                 self._state,
                 scale=1.0 / rows,
                 rate=rate,
                 step=steps,
             )
-            current = trained
-        result = current.flat
-        if not local.average:
-            result = self._gradient.flat
+            current = self._trained
+        if local.average:
+            self._check(current.flat)
+            gradient.mirror.to_host()
+            self._engine.download(current.flat, out)
+        else:
             factor = examples if local.weighted else 1.0
-            self._engine.difference(self._weights.flat, current.flat, result, factor=factor)
-        self._fetch(result, out)
+            self._engine.difference(given.flat, current.flat, gradient.flat, factor=factor)
+            self._check(gradient.flat)
+            gradient.mirror.to_host()
         return self._finish(examples, steps, pushed=True)
 
     def evaluate(self, weights: Floats | None, x: Floats, y: npt.NDArray[Any]) -> StepResult:
         """Compute loss and correct answers, forward only; arguments as in `gradient`."""
-        rows = self._load(weights, x, y)
+        rows, given = self._load(x, y), self._given(weights)
 
         def compute() -> None:
             x = _rows(self._input, rows)
-            self._loss(self._activations.forward(x, self._weights), 0)
+            self._loss(self._activations.forward(x, given), 0)
 
-        self._replay(("evaluate", rows), compute)
+        self._replay(("evaluate", rows, id(given)), compute)
         return self._finish(rows, 1, pushed=False)
 
     def load(self, weights: Floats) -> None:
-        """Bring weights to the device for the calls that follow, and wait for them to be there."""
-        self._engine.upload(self._weights.flat, weights)
-        self._engine.wait()
-        self._loaded = True
+        """Take weights for the calls that follow; they stay as they are until others are given."""
+        self._given(weights)
 
     def wait(self) -> None:
         """Wait until the device has taken all that it was given."""
         self._engine.wait()
 
-    def _differentiate(self, weights: Parameters, rows: int, step: int) -> None:
+    def _given(self, weights: Floats | None) -> _Mirrored:
+        """Return the weights to compute with, on the device."""
+        if weights is not None:
+            if self._weights is not None:
+                self._weights.mirror.to_host()
+            self._weights = self._mirrored(weights, written=False)
+            self._weights.mirror.to_device()
+        elif self._weights is None:
+            raise ModelError("no weights on the device yet: the first call must bring them")
+        return self._weights
+
+    def _result(self, out: Floats) -> _Mirrored:
+        """Return where the device writes the gradient that the host finds in ``out``."""
+        result = self._mirrored(out, written=True)
+        result.mirror.to_device()
+        return result
+
+    def _mirrored(self, host: Floats, *, written: bool) -> _Mirrored:
+        """Return the mirror of a host array, which is made when it is first seen."""
+        key = 2 * int(host.ctypes.data) + written
+        found = self._mirrors.get(key)
+        if found is None:
+            if len(self._mirrors) >= MOST_MIRRORS:
+                kept = {key: one for key, one in self._mirrors.items() if one is self._weights}
+                self._mirrors = kept
+                self._replays.clear()
+            mirror = self._engine.mirror(host, written=written)
+            found = self._mirrors[key] = _Mirrored(self._model, mirror)
+        return found
+
+    def _differentiate(
+        self, weights: Parameters, rows: int, step: int, gradient: Parameters
+    ) -> None:
         """Compute the gradient of the minibatch on the device, clipped."""
 
         def compute() -> None:
             x = _rows(self._input, rows)
             self._loss(self._activations.forward(x, weights), step)
-            self._activations.backward(x, weights, self._gradient)
+            self._activations.backward(x, weights, gradient)
             # The gradient is a sum over the rows, the bounds are those of its mean.
             if self._clip.value is not None:
-                self._engine.clip_value(self._gradient.flat, self._clip.value * rows)
+                self._engine.clip_value(gradient.flat, self._clip.value * rows)
             if self._clip.norm is not None:
-                self._engine.clip_norm(self._gradient.flat, self._clip.norm * rows)
+                self._engine.clip_norm(gradient.flat, self._clip.norm * rows)
 
-        first = weights is self._weights
-        self._replay(("first" if first else "next", rows, step), compute)
+        self._replay(("gradient", rows, step, id(weights), id(gradient)), compute)
 
     def _replay(self, key: tuple[Any, ...], compute: Callable[[], None]) -> None:
         """Do on the device what ``compute`` asks for, taken down the first time for all later ones."""
@@ -224,24 +270,18 @@ class Learner:
             self._replays[key] = replay
         replay()
 
-    def _fetch(self, result: Array, out: Floats) -> None:
-        """Begin to copy what is to be pushed, and whether it is finite, to the host."""
+    def _check(self, result: Array) -> None:
+        """Begin to see whether what is to be pushed is finite."""
         self._engine.all_finite(result, self._flag)
-        self._engine.download(result, out)
         self._engine.download(self._flag, self._host_flag)
 
-    def _load(self, weights: Floats | None, x: Floats, y: npt.NDArray[Any]) -> int:
+    def _load(self, x: Floats, y: npt.NDArray[Any]) -> int:
         rows = len(x)
         if not rows:
             raise ModelError("a minibatch without a row")
         if rows > self._max_batch:
             self._engine.wait()  # for steps that still use the present room
             self._make_room(rows)
-        if weights is not None:
-            self._engine.upload(self._weights.flat, weights)
-            self._loaded = True
-        elif not self._loaded:
-            raise ModelError("no weights on the device yet: the first call must bring them")
         self._engine.upload(_rows(self._input, rows), x)
         self._engine.upload(_rows(self._target, rows), y)
         return rows

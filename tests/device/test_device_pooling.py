@@ -25,7 +25,7 @@ WINDOWS = [
     Window((3, 2), (1, 1)),
     Window((5, 4), (5, 4)),
 ]
-SHAPES = [(1, 1, 5, 4), (3, 2, 8, 8), (2, 5, 13, 9)]
+SHAPES = [(1, 1, 5, 4), (3, 2, 8, 8), (2, 5, 13, 11)]
 TWINS = {
     "max": (max_pool_twin, max_pool_back_twin),
     "mean": (mean_pool_twin, mean_pool_back_twin),

@@ -4,7 +4,7 @@ import numpy as np
 
 from kernels.device import numpy_device
 from kernels.engine import Array
-from kernels.host import HostArray, NumpyEngine
+from kernels.host import HostArray, HostMirror, NumpyEngine
 from nodes.models import Model
 from nodes.training.learner import Learner
 
@@ -29,6 +29,9 @@ class Float64Engine(NumpyEngine):
 
     def empty(self, shape: tuple[int, ...], dtype: type[np.generic] = np.float32) -> Array:
         return Doubles(np.empty(shape, np.float64 if dtype is np.float32 else dtype))
+
+    def mirror(self, host: np.ndarray, *, written: bool = True) -> HostMirror:
+        return HostMirror(Doubles(host))
 
     def upload(self, target: Array, host: np.ndarray) -> None:
         plain(target).reshape(-1)[...] = host.reshape(-1)

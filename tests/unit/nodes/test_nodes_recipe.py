@@ -45,7 +45,7 @@ def test_shipped_recipes_survive_json(name: str) -> None:
 
 
 def test_shipped_names() -> None:
-    assert shipped() == ("digits", "iris", "mnist")
+    assert shipped() == ("digits", "iris", "lenet", "mnist", "mnist-dl4j")
 
 
 def test_a_file_of_one_s_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
