@@ -448,8 +448,10 @@ async def test_who_was_seen_dead_leaves_nothing_and_who_lives_comes_back(cluster
     assert await a.sees("a", "c")
     assert await c.follows("a")
     async with asyncio.timeout(5.0):
+        changed = a.store.watch("/test/1/election", "children")
         while len(await a.store.children("/test/1/election")) != 2:
-            await within(a.store.watch("/test/1/election", "children"))
+            await within(changed)
+            changed = a.store.watch("/test/1/election", "children")
 
 
 # Documents

@@ -62,8 +62,8 @@ def test_a_file_of_one_s_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_an_unknown_recipe_lists_the_names() -> None:
     assert lines("mnits") == [
-        "unknown recipe 'mnits' (did you mean mnist?): use digits, iris, mnist, or the path of a "
-        ".toml or .json file"
+        "unknown recipe 'mnits' (did you mean mnist?): use digits, iris, lenet, mnist, mnist-dl4j, or "
+        "the path of a .toml or .json file"
     ]
     assert lines("none.toml") == ["none.toml: no such file"]
     assert lines("some/folder") == ["some/folder: no such file"]
