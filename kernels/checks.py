@@ -123,27 +123,6 @@ def check_column_sum(a: Array, out: Array) -> tuple[int, int]:
     return rows, columns
 
 
-def check_loss(
-    given: Array, wanted: Array, delta: Array, stats: Array, *, labelled: bool
-) -> tuple[int, int]:
-    """Return (B, C) of a loss; raise KernelError unless every array fits the first, [B,C]."""
-    if len(given.shape) != 2 or 0 in given.shape:
-        raise KernelError(f"a loss takes a matrix with rows, got {list(given.shape)}")
-    rows, columns = given.shape
-    check_same(
-        "a loss",
-        (wanted, (rows,) if labelled else (rows, columns)),
-        (delta, (rows, columns)),
-        (stats, (2,)),
-    )
-    check_type(
-        "a loss's labels" if labelled else "a loss", wanted, (np.float32, np.int32)[labelled]
-    )
-    for array in (given, delta, stats):
-        check_type("a loss", array, np.float32)
-    return rows, columns
-
-
 def check_flag(a: Array, flag: Array) -> None:
     """Raise KernelError unless `a` is float32 and `flag` one int32."""
     check_same("all_finite's flag", (flag, (1,)))

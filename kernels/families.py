@@ -1,4 +1,4 @@
-"""The smaller kernel families of the OpenCL engine: sums, losses, whole vectors, random numbers.
+"""The smaller kernel families of the OpenCL engine: sums, whole vectors, random numbers.
 
 Workspaces are kept and reused, so that a step allocates nothing in the steady state.
 """
@@ -11,7 +11,7 @@ import numpy as np
 from kernels.program import Located, OpenDevice, source
 
 _AT = (None, np.uint64)  # a buffer and an offset
-SOURCES = ("common.cl", "reduce.cl", "loss.cl", "random.cl", "vector.cl")
+SOURCES = ("common.cl", "reduce.cl", "random.cl", "vector.cl")
 SUM_CHUNK = 256
 """Elements that a pass of a sum makes one of: CHUNK in vector.cl."""
 
@@ -23,16 +23,12 @@ class Families:
         self._device = device
         self._cpu = device.info.type == "cpu"
         program = device.build(source(*SOURCES), {})
-        loss = (*_AT * 3, None, None, *(np.int32,) * 3)
         scan = (*_AT, np.uint64, np.int32, *_AT)
         random = (*_AT, *(np.uint64,) * 3, np.uint32, np.uint32, np.int32)
         types: dict[str, tuple[Any, ...]] = {
             "column_sum": (*_AT * 2, np.int32, np.int32),
-            "sum_rows": (None, None, np.int32, *_AT),
             "set_flag": _AT,
             "scan_finite": scan,
-            "softmax_cross_entropy": loss,
-            "mean_squared_error": loss,
             "uniform_numbers": random,
             "fill": (*_AT, np.uint64, np.int32, np.float32),
             "difference": (*_AT * 3, np.uint64, np.int32, np.float32),
@@ -41,36 +37,12 @@ class Families:
             "clip_norm": (*_AT, np.uint64, np.int32, *_AT),
         }
         self._kernels = {name: device.kernel(program, name, of) for name, of in types.items()}
-        self._rows = 0
-        self._losses: Any = None
-        self._hits: Any = None
         self._summed = 0
         self._sums: Any = None
 
     def column_sum(self, a: Located, out: Located, rows: int, columns: int) -> None:
         """Enqueue the sum of rows."""
         self._run("column_sum", -(-columns // self._device.lanes), *a, *out, rows, columns)
-
-    def loss(
-        self,
-        name: str,
-        given: Located,
-        wanted: Located,
-        delta: Located,
-        stats: Located,
-        shape: tuple[int, int],
-    ) -> None:
-        """Enqueue a loss by its kernel's name, and the sum of its rows."""
-        rows, columns = shape
-        if rows > self._rows:
-            self._losses = self._device.buffer(rows * 4)
-            self._hits = self._device.buffer(rows * 4)
-            self._rows = rows
-        share = max(1, -(-rows // (self._device.info.compute_units * 4))) if self._cpu else 1
-        workspace = (self._losses, self._hits)
-        items = -(-rows // share)
-        self._run(name, items, *given, *wanted, *delta, *workspace, rows, columns, share)
-        self._run("sum_rows", 1, *workspace, rows, *stats)
 
     def all_finite(self, a: Located, size: int, flag: Located) -> None:
         """Enqueue the check of finiteness."""

@@ -13,7 +13,6 @@ from kernels.checks import (
     check_convolution,
     check_flag,
     check_limit,
-    check_loss,
     check_matmul,
     check_mirror,
     check_pair,
@@ -228,26 +227,6 @@ class NumpyEngine:
         """Sum rows; see `Engine.column_sum`."""
         check_column_sum(a, out)
         self._do(reference.column_sum, _data(a), _data(out))
-
-    def softmax_cross_entropy(
-        self, logits: Array, labels: Array, delta: Array, stats: Array
-    ) -> None:
-        """Compute loss and gradient; see `Engine.softmax_cross_entropy`."""
-        check_loss(logits, labels, delta, stats, labelled=True)
-        self._do(
-            reference.softmax_cross_entropy,
-            _data(logits),
-            _data(labels),
-            _data(delta),
-            _data(stats),
-        )
-
-    def mean_squared_error(self, output: Array, target: Array, delta: Array, stats: Array) -> None:
-        """Compute loss and gradient; see `Engine.mean_squared_error`."""
-        check_loss(output, target, delta, stats, labelled=False)
-        self._do(
-            reference.mean_squared_error, _data(output), _data(target), _data(delta), _data(stats)
-        )
 
     def all_finite(self, a: Array, flag: Array) -> None:
         """Check that every element is finite; see `Engine.all_finite`."""

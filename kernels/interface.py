@@ -197,23 +197,6 @@ class Engine(Protocol):
     def column_sum(self, a: Array, out: Array) -> None:
         """Sum the rows of a[M,N] into out[N], from the first row to the last."""
 
-    def softmax_cross_entropy(
-        self, logits: Array, labels: Array, delta: Array, stats: Array
-    ) -> None:
-        """Compute the loss and its gradient by logits, per example.
-
-        `logits[B,C]` float32, `labels[B]` int32, `delta[B,C] = softmax - onehot` (not divided by
-        B), `stats[2]` float32 = (sum of losses, rows whose largest logit is the label's). A label
-        outside 0..C-1 gives a loss of NaN, so that it cannot pass for a number.
-        """
-
-    def mean_squared_error(self, output: Array, target: Array, delta: Array, stats: Array) -> None:
-        """Compute the loss and its gradient by output, per example.
-
-        An example's loss is the mean over C of (output - target)^2; `delta[B,C]` is its gradient,
-        `stats[2]` = (sum of losses, rows where output and target are largest in the same column).
-        """
-
     def all_finite(self, a: Array, flag: Array) -> None:
         """Set `flag[1]` int32 to 1 if every element of `a` is finite, else to 0."""
 

@@ -3,10 +3,12 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from kernels.interface import Array, Engine, Form
+from kernels.ops import losses
 from kernels.rules import RuleRunner, RuleSpec, Update, state_count
 
 SECONDS = 0.06
@@ -120,10 +122,14 @@ def _losses(engine: Engine) -> Iterator[Measurement]:
     labels = engine.empty((rows,), np.int32)
     engine.upload(labels, np.arange(rows, dtype=np.int32) % columns)
     matrix = rows * columns * 4e-9
-    took = _seconds(engine, lambda: engine.softmax_cross_entropy(given, labels, delta, stats))
-    yield Measurement("loss", "softmax_cross_entropy", 2 * matrix / took, "GB/s")
-    took = _seconds(engine, lambda: engine.mean_squared_error(given, wanted, delta, stats))
-    yield Measurement("loss", "mean_squared_error", 3 * matrix / took, "GB/s")
+    work = losses.workspace(engine, rows)
+    cases = (
+        (losses.softmax_cross_entropy, labels, 2 * matrix),
+        (losses.mean_squared_error, wanted, 3 * matrix),
+    )
+    for loss, target, moved in cases:
+        run = partial(loss, engine, given, target, delta, stats, work)
+        yield Measurement("loss", loss.__name__, moved / _seconds(engine, run), "GB/s")
 
 
 def _rules(engine: Engine) -> Iterator[Measurement]:

@@ -12,7 +12,6 @@ from kernels.checks import (
     check_convolution,
     check_flag,
     check_limit,
-    check_loss,
     check_matmul,
     check_mirror,
     check_pair,
@@ -90,16 +89,13 @@ class OpenCLEngine:
     def _warm(self) -> None:
         """Run every kernel once: many devices compile at the first launch."""
         square, row = self.empty((1, 1)), self.empty((1,))
-        pair, word = self.empty((2,)), self.empty((1,), np.int32)
+        word = self.empty((1,), np.int32)
         self.upload(square, np.ones((1, 1), np.float32))
-        self.upload(word, np.zeros(1, np.int32))
         other, result = self.empty((1, 1)), self.empty((1, 1))
         self.uniform(other, key=(0, 0), counter=0)
         for form in ("nn", "tn", "nt"):
             self.matmul(square, other, result, form=form)
         self.column_sum(square, row)
-        self.softmax_cross_entropy(square, word, other, pair)
-        self.mean_squared_error(square, result, other, pair)
         self.all_finite(other, word)
         self.fill(other, 1.0)
         self.difference(other, square, other)
@@ -244,30 +240,6 @@ class OpenCLEngine:
         """Enqueue the sum of the rows of a[M,N] into out[N], from the first row to the last."""
         rows, columns = check_column_sum(a, out)
         self._families.column_sum(self._at(a), self._at(out), rows, columns)
-
-    def softmax_cross_entropy(
-        self, logits: Array, labels: Array, delta: Array, stats: Array
-    ) -> None:
-        """Enqueue the loss of logits[B,C] by labels[B], and its gradient."""
-        shape = check_loss(logits, labels, delta, stats, labelled=True)
-        self._loss("softmax_cross_entropy", logits, labels, delta, stats, shape)
-
-    def mean_squared_error(self, output: Array, target: Array, delta: Array, stats: Array) -> None:
-        """Enqueue the loss of output[B,C] by target[B,C], and its gradient."""
-        shape = check_loss(output, target, delta, stats, labelled=False)
-        self._loss("mean_squared_error", output, target, delta, stats, shape)
-
-    def _loss(
-        self,
-        name: str,
-        given: Array,
-        wanted: Array,
-        delta: Array,
-        stats: Array,
-        shape: tuple[int, int],
-    ) -> None:
-        at = (self._at(given), self._at(wanted), self._at(delta), self._at(stats))
-        self._families.loss(name, *at, shape)
 
     def all_finite(self, a: Array, flag: Array) -> None:
         """Enqueue the check that every element is finite; `flag[1]` becomes 1 or 0."""

@@ -93,43 +93,6 @@ def column_sum(a: np.ndarray, out: np.ndarray) -> None:
     np.add.reduce(a, axis=0, out=out)
 
 
-def softmax_cross_entropy(
-    logits: np.ndarray, labels: np.ndarray, delta: np.ndarray, stats: np.ndarray
-) -> None:
-    """Compute loss and gradient of softmax with cross-entropy, shifted by each row's maximum."""
-    rows = np.arange(len(labels))
-    classes = logits.shape[1]
-    known = (labels >= 0) & (labels < classes)
-    safe = np.where(known, labels, 0)
-    np.subtract(logits, logits.max(axis=1, keepdims=True), out=delta)
-    picked = delta[rows, safe]
-    np.exp(delta, out=delta)
-    total = delta.sum(axis=1, keepdims=True)
-    delta /= total
-    delta[rows, safe] -= 1
-    losses = np.where(known, np.log(total[:, 0]) - picked, np.nan)
-    delta[~known] = np.nan
-    stats[0] = in_order(losses)
-    stats[1] = np.count_nonzero(logits.argmax(axis=1) == labels)
-
-
-def mean_squared_error(
-    output: np.ndarray, target: np.ndarray, delta: np.ndarray, stats: np.ndarray
-) -> None:
-    """Compute the mean over columns of the squared difference, and its gradient by output."""
-    columns = output.shape[1]
-    np.subtract(output, target, out=delta)
-    stats[0] = in_order(np.square(delta).sum(axis=1) / columns)
-    stats[1] = np.count_nonzero(output.argmax(axis=1) == target.argmax(axis=1))
-    delta *= 2 / columns
-
-
-def in_order(terms: np.ndarray) -> np.floating:
-    """Add `terms[n]` from the first to the last in their own precision."""
-    total: np.floating = np.add.accumulate(terms)[-1] if len(terms) else terms.dtype.type(0)
-    return total
-
-
 def all_finite(a: np.ndarray, flag: np.ndarray) -> None:
     """Set `flag[0]` to 1 if every element of `a` is finite, else to 0."""
     flag[0] = np.isfinite(a).all()

@@ -15,6 +15,11 @@ typedef int16 loose_int16 __attribute__((aligned(4)));
 #define STORE16(p, v) (*(__global loose16 *)(p) = (v))
 #define STORE8(p, v) (*(__global loose8 *)(p) = (v))
 
+/* An operation's work-item takes `share` of its items (kernels/operation.py). */
+#define EACH_ITEM(item)                                                                            \
+  for (ulong item = get_global_id(0) * (ulong)share, item##_end = min(item + share, items);        \
+       item < item##_end; item++)
+
 /* PoCL 3.0 calls its own vector built-ins as for AVX-512 where the CPU has it but LLVM 14 does not
  * know the CPU (AMD's Zen 4): LLVM then ends the process. Halves of a float16 are called alike. */
 #define TANH_1(x) tanh(x)

@@ -22,20 +22,6 @@ __kernel void column_sum(
   }
 }
 
-/* Add up the rows' losses and hits, from first to last: one work-item. */
-__kernel void sum_rows(
-  const __global float *losses, const __global float *hits, int rows,
-  __global float *stats, ulong stats_at)
-{
-  float loss = 0, hit = 0;
-  for (int row = 0; row < rows; row++) {
-    loss += losses[row];
-    hit += hits[row];
-  }
-  stats[stats_at] = loss;
-  stats[stats_at + 1] = hit;
-}
-
 __kernel void set_flag(__global int *flag, ulong flag_at) { flag[flag_at] = 1; }
 
 /* Clear the flag if one of `share` elements has an exponent of all ones (infinite or NaN). */

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kernels.engine import Array, Engine, Mirror, Replay
+from kernels.ops import losses
 from kernels.rules import RuleSpec, state_count
 from nodes.errors import ModelError
 from nodes.models import Model
@@ -296,17 +297,18 @@ class Learner:
             self._target = engine.empty((rows,), np.int32)
         else:
             self._target = engine.empty((rows, model.outputs))
+        self._rows = losses.workspace(engine, rows)
         self._activations = Activations(engine, model, rows, training=True)
 
     def _loss(self, output: Array, step: int) -> None:
         """Compute a step's loss and its gradient by the last layer's output, which is linear."""
-        rows = output.shape[0]
+        engine, rows = self._engine, output.shape[0]
         target, stats = _rows(self._target, rows), self._stats.view(2 * step, (2,))
         delta = self._activations.delta(rows)
         if self._classifies:
-            self._engine.softmax_cross_entropy(output, target, delta, stats)
+            losses.softmax_cross_entropy(engine, output, target, delta, stats, self._rows)
         else:
-            self._engine.mean_squared_error(output, target, delta, stats)
+            losses.mean_squared_error(engine, output, target, delta, stats, self._rows)
 
     def _finish(self, examples: int, steps: int, *, pushed: bool) -> StepResult:
         """Wait for the device; return the sums over the steps."""

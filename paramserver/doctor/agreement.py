@@ -9,6 +9,7 @@ import numpy as np
 from kernels.device import numpy_device
 from kernels.host import NumpyEngine
 from kernels.interface import Array, Engine, Form
+from kernels.ops import losses
 
 TOLERANCE = 1e-4
 """Largest difference allowed, relative to the largest number of numpy's result."""
@@ -57,9 +58,10 @@ def _results(engine: Engine) -> Iterator[tuple[str, np.ndarray]]:
     labels = engine.empty((ROWS,), np.int32)
     names = np.arange(ROWS, dtype=np.int32) % COLUMNS
     engine.upload(labels, names)
-    engine.softmax_cross_entropy(given, labels, delta, stats)
+    rows = losses.workspace(engine, ROWS)
+    losses.softmax_cross_entropy(engine, given, labels, delta, stats, rows)
     yield "softmax_cross_entropy", result(delta)
-    engine.mean_squared_error(given, filled(ROWS, COLUMNS), delta, stats)
+    losses.mean_squared_error(engine, given, filled(ROWS, COLUMNS), delta, stats, rows)
     yield "mean_squared_error", result(stats)
     flag = engine.empty((1,), np.int32)
     engine.all_finite(given, flag)

@@ -10,6 +10,7 @@ from exchange import get, normal, put
 from kernels.engine import Array, Engine
 from kernels.errors import DeviceError, KernelError
 from kernels.opencl import OpenCLEngine
+from kernels.ops import losses
 from kernels.rule_twin import RuleSpec
 
 
@@ -27,6 +28,7 @@ class Step:
         self.delta, self.back = engine.empty((32, 10)), engine.empty((32, 30))
         self.gradient = engine.empty((20 * 30 + 30 + 30 * 10,))
         self.stats, self.flag = engine.empty((2,)), engine.empty((1,), np.int32)
+        self.rows = losses.workspace(engine, 32)
         self.noise = engine.empty((32, 30))
         self.rule = engine.rule(RuleSpec("momentum"))
         self.weights, self.velocity = put(engine, normal(5, 930)), engine.empty((930,))
@@ -39,8 +41,10 @@ class Step:
         engine.uniform(self.noise, key=(1, 2), counter=3)
         engine.matmul(self.x, self.first, self.hidden, bias=self.bias, activation="tanh")
         engine.matmul(self.hidden, self.second, self.logits)
-        engine.softmax_cross_entropy(self.logits, self.labels, self.delta, self.stats)
-        engine.mean_squared_error(self.hidden, self.noise, self.back, self.stats)
+        losses.softmax_cross_entropy(
+            engine, self.logits, self.labels, self.delta, self.stats, self.rows
+        )
+        losses.mean_squared_error(engine, self.hidden, self.noise, self.back, self.stats, self.rows)
         last: Array = gradient.view(630, (30, 10))
         engine.matmul(self.hidden, self.delta, last, form="tn")
         engine.matmul(
