@@ -112,31 +112,6 @@ def check_convolution(
         check_type("a convolution", array, np.float32)
 
 
-def check_column_sum(a: Array, out: Array) -> tuple[int, int]:
-    """Return (rows, columns) of a column sum; raise KernelError if the shapes do not fit."""
-    if len(a.shape) != 2 or 0 in a.shape:
-        raise KernelError(f"column_sum takes a matrix with rows, got {list(a.shape)}")
-    rows, columns = a.shape
-    check_same("column_sum", (out, (columns,)))
-    for array in (a, out):
-        check_type("column_sum", array, np.float32)
-    return rows, columns
-
-
-def check_flag(a: Array, flag: Array) -> None:
-    """Raise KernelError unless `a` is float32 and `flag` one int32."""
-    check_same("all_finite's flag", (flag, (1,)))
-    check_type("all_finite", a, np.float32)
-    check_type("all_finite's flag", flag, np.int32)
-
-
-def check_uniform(out: Array, key: tuple[int, int], counter: int) -> None:
-    """Raise KernelError unless the key is two 32-bit words and the counter one of 128 bits."""
-    check_type("uniform", out, np.float32)
-    if not all(0 <= word < 1 << 32 for word in key) or not 0 <= counter < 1 << 128:
-        raise KernelError("uniform takes a key of two 32-bit words and a counter of 128 bits")
-
-
 def check_whole(what: str, *arrays: Array) -> int:
     """Return the size of float32 arrays that must be equally large; raise KernelError else."""
     for array in arrays:
@@ -144,12 +119,6 @@ def check_whole(what: str, *arrays: Array) -> int:
         if array.size != arrays[0].size:
             raise KernelError(f"{what}: arrays of {arrays[0].size} and {array.size} elements")
     return arrays[0].size
-
-
-def check_limit(what: str, limit: float) -> None:
-    """Raise KernelError unless a limit is positive and finite."""
-    if not 0 < limit < math.inf:
-        raise KernelError(f"{what}: the limit must be positive and finite, not {limit}")
 
 
 def check_rule(

@@ -7,9 +7,10 @@ __all__ = ["Array", "DeviceRule", "Engine", "Form", "Mirror", "Replay", "open_en
 
 
 def open_engine(select: str = "auto") -> Engine:
-    """Choose a device, build and warm all its kernels, and return its engine.
+    """Choose a device, build and warm its products, and return its engine.
 
-    Slow on a cold kernel cache (seconds), so call it off the event-loop thread. Raises DeviceError.
+    Slow on a cold kernel cache (seconds), so call it off the event-loop thread; so is the first use
+    of an operation, which builds it. Raises DeviceError.
     """
     info = choose(select)
     if info.type == "numpy":

@@ -9,17 +9,12 @@ import numpy as np
 
 from kernels import reference
 from kernels.checks import (
-    check_column_sum,
     check_convolution,
-    check_flag,
-    check_limit,
     check_matmul,
     check_mirror,
     check_pair,
     check_rule,
-    check_uniform,
     check_view,
-    check_whole,
 )
 from kernels.device import DeviceInfo
 from kernels.errors import KernelError
@@ -223,38 +218,6 @@ class NumpyEngine:
             data = [None if array is None else _data(array) for array in arrays]
             self._do(operation.twin, *data, *numbers)
 
-    def column_sum(self, a: Array, out: Array) -> None:
-        """Sum rows; see `Engine.column_sum`."""
-        check_column_sum(a, out)
-        self._do(reference.column_sum, _data(a), _data(out))
-
-    def all_finite(self, a: Array, flag: Array) -> None:
-        """Check that every element is finite; see `Engine.all_finite`."""
-        check_flag(a, flag)
-        self._do(reference.all_finite, _data(a), _data(flag))
-
-    def fill(self, a: Array, value: float) -> None:
-        """Set every element; see `Engine.fill`."""
-        check_whole("fill", a)
-        self._do(reference.fill, _data(a), value)
-
-    def difference(self, a: Array, b: Array, out: Array, *, factor: float = 1.0) -> None:
-        """Take a scaled difference; see `Engine.difference`."""
-        check_whole("difference", a, b, out)
-        self._do(reference.difference, _data(a), _data(b), _data(out), factor)
-
-    def clip_value(self, a: Array, limit: float) -> None:
-        """Clip by value; see `Engine.clip_value`."""
-        check_whole("clip_value", a)
-        check_limit("clip_value", limit)
-        self._do(reference.clip_value, _data(a), limit)
-
-    def clip_norm(self, a: Array, limit: float) -> None:
-        """Clip by norm; see `Engine.clip_norm`."""
-        check_whole("clip_norm", a)
-        check_limit("clip_norm", limit)
-        self._do(reference.clip_norm, _data(a), limit)
-
     def rule(self, spec: RuleSpec) -> DeviceRule:
         """Return the twin of an update rule over arrays of this engine."""
         twin = RuleTwin(spec)
@@ -277,11 +240,6 @@ class NumpyEngine:
             twin.apply(Update(of, to, arrays, by, scale, rate, step))
 
         return apply
-
-    def uniform(self, out: Array, *, key: tuple[int, int], counter: int) -> None:
-        """Fill with uniforms; see `Engine.uniform`."""
-        check_uniform(out, key, counter)
-        self._do(reference.uniform, _data(out), key=key, counter=counter)
 
     def close(self) -> None:
         """Do nothing: numpy holds no device."""

@@ -194,41 +194,8 @@ class Engine(Protocol):
             grain: the items that are worth a work-item on a CPU.
         """
 
-    def column_sum(self, a: Array, out: Array) -> None:
-        """Sum the rows of a[M,N] into out[N], from the first row to the last."""
-
-    def all_finite(self, a: Array, flag: Array) -> None:
-        """Set `flag[1]` int32 to 1 if every element of `a` is finite, else to 0."""
-
-    def fill(self, a: Array, value: float) -> None:
-        """Set every element of `a`."""
-
-    def difference(self, a: Array, b: Array, out: Array, *, factor: float = 1.0) -> None:
-        """Compute `out = (a - b) * factor`; `out` may be `a` or `b`."""
-
-    def clip_value(self, a: Array, limit: float) -> None:
-        """Bring every element of `a` to -limit..limit.
-
-        A NaN stays one, and infinities become NaN: the check of finiteness sees them afterwards.
-        """
-
-    def clip_norm(self, a: Array, limit: float) -> None:
-        """Scale `a` so that its L2 norm is at most `limit`, if it is more.
-
-        The squares are summed in float32 by halves of chunks, in an order that depends on the size
-        alone. Where there are NaN or infinities, a NaN stays in `a`. A norm of over 1e19 limits is
-        infinite in float32: `a` becomes zeros.
-        """
-
     def rule(self, spec: RuleSpec) -> DeviceRule:
         """Return an update rule over arrays of this engine, its kernel built and warm."""
-
-    def uniform(self, out: Array, *, key: tuple[int, int], counter: int) -> None:
-        """Fill `out` with Philox4x32-10 uniforms in [0, 1), equal on every device.
-
-        `key` is two 32-bit words. `counter` is the 128-bit counter of the first block; each block
-        gives four numbers, and the next block's counter is one higher.
-        """
 
     def close(self) -> None:
         """Finish and release what the engine holds; a closed engine is not used again."""

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from kernels.interface import Array, Engine, Form
-from kernels.ops import losses
+from kernels.ops import losses, random, reductions
 from kernels.rules import RuleRunner, RuleSpec, Update, state_count
 
 SECONDS = 0.06
@@ -65,7 +65,7 @@ def _seconds(engine: Engine, run: Callable[[], None]) -> float:
 
 def _filled(engine: Engine, shape: tuple[int, ...], seed: int) -> Array:
     array = engine.empty(shape)
-    engine.uniform(array, key=(seed, 0), counter=0)
+    random.uniform(engine, array, key=(seed, 0), counter=0)
     return array
 
 
@@ -73,7 +73,7 @@ def _launches(engine: Engine) -> Iterator[Measurement]:
     one, out = _filled(engine, (1, 1), 1), engine.empty((1,))
 
     def run() -> None:
-        engine.column_sum(one, out)
+        reductions.column_sum(engine, one, out)
 
     def run_and_wait() -> None:
         run()
@@ -105,9 +105,9 @@ def _elementwise(engine: Engine) -> Iterator[Measurement]:
     host = np.zeros((rows, columns), np.float32)
     gigabytes = rows * columns * 4e-9
     cases: dict[str, Callable[[], None]] = {
-        "column_sum": lambda: engine.column_sum(a, out),
-        "all_finite": lambda: engine.all_finite(a, flag),
-        "uniform": lambda: engine.uniform(a, key=(1, 2), counter=0),
+        "column_sum": lambda: reductions.column_sum(engine, a, out),
+        "all_finite": lambda: reductions.all_finite(engine, a, flag),
+        "uniform": lambda: random.uniform(engine, a, key=(1, 2), counter=0),
         "upload": lambda: engine.upload(a, host),
         "download": lambda: engine.download(a, host),
     }

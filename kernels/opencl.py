@@ -8,28 +8,22 @@ from typing import Any
 import numpy as np
 
 from kernels.checks import (
-    check_column_sum,
     check_convolution,
-    check_flag,
-    check_limit,
     check_matmul,
     check_mirror,
     check_pair,
     check_rule,
-    check_uniform,
     check_view,
-    check_whole,
 )
 from kernels.convolution import Convolution, Layer
 from kernels.device import DeviceInfo
 from kernels.errors import KernelError
-from kernels.families import SOURCES, Families
 from kernels.gemm import Gemm, gemm_sources
 from kernels.interface import Array, DeviceRule, Form, Mirror
 from kernels.mirror import CopiedMirror, SharedMirror
 from kernels.operation import Operation
 from kernels.operations import Operations
-from kernels.program import Located, OpenDevice, Replay, building, source
+from kernels.program import Located, OpenDevice, Replay, building
 from kernels.rule_kernel import RuleProgram
 from kernels.rule_twin import RuleSpec, coefficients, state_count
 from kernels.windows import Window
@@ -78,30 +72,21 @@ class OpenCLEngine:
         self.info = info
         self.waits = 0
         self.device = OpenDevice(info)
-        with building(info, [*gemm_sources(self.device).values(), source(*SOURCES)]):
-            self._gemm = Gemm(self.device)
-            self._families = Families(self.device)
-            self._warm()
         self._operations = Operations(self.device)
+        with building(info, [*gemm_sources(self.device).values()]):
+            self._gemm = Gemm(self.device)
+            self._warm()
         self._convolution: Convolution | None = None
-        self.waits = 0
 
     def _warm(self) -> None:
-        """Run every kernel once: many devices compile at the first launch."""
-        square, row = self.empty((1, 1)), self.empty((1,))
-        word = self.empty((1,), np.int32)
-        self.upload(square, np.ones((1, 1), np.float32))
-        other, result = self.empty((1, 1)), self.empty((1, 1))
-        self.uniform(other, key=(0, 0), counter=0)
+        """Run every product once: many devices compile at the first launch."""
+        one = np.ones((1, 1), np.float32)
+        square, other, result = self.empty((1, 1)), self.empty((1, 1)), self.empty((1, 1))
+        for array in (square, other):
+            self.upload(array, one)
         for form in ("nn", "tn", "nt"):
             self.matmul(square, other, result, form=form)
-        self.column_sum(square, row)
-        self.all_finite(other, word)
-        self.fill(other, 1.0)
-        self.difference(other, square, other)
-        self.clip_value(other, 1.0)
-        self.clip_norm(other, 1.0)
-        self.wait()
+        self.device.finish()
 
     def _at(self, array: Array) -> Located:
         if not isinstance(array, DeviceArray) or array.owner is not self:
@@ -236,38 +221,6 @@ class OpenCLEngine:
         at = [(None, 0) if array is None else self._at(array) for array in arrays]
         self._operations.run(operation, at, numbers, items, grain)
 
-    def column_sum(self, a: Array, out: Array) -> None:
-        """Enqueue the sum of the rows of a[M,N] into out[N], from the first row to the last."""
-        rows, columns = check_column_sum(a, out)
-        self._families.column_sum(self._at(a), self._at(out), rows, columns)
-
-    def all_finite(self, a: Array, flag: Array) -> None:
-        """Enqueue the check that every element is finite; `flag[1]` becomes 1 or 0."""
-        check_flag(a, flag)
-        self._families.all_finite(self._at(a), a.size, self._at(flag))
-
-    def fill(self, a: Array, value: float) -> None:
-        """Enqueue the setting of every element."""
-        size = check_whole("fill", a)
-        self._families.fill(self._at(a), size, value)
-
-    def difference(self, a: Array, b: Array, out: Array, *, factor: float = 1.0) -> None:
-        """Enqueue `out = (a - b) * factor`."""
-        size = check_whole("difference", a, b, out)
-        self._families.difference(self._at(a), self._at(b), self._at(out), size, factor)
-
-    def clip_value(self, a: Array, limit: float) -> None:
-        """Enqueue clipping by value."""
-        size = check_whole("clip_value", a)
-        check_limit("clip_value", limit)
-        self._families.clip_value(self._at(a), size, limit)
-
-    def clip_norm(self, a: Array, limit: float) -> None:
-        """Enqueue clipping by norm."""
-        size = check_whole("clip_norm", a)
-        check_limit("clip_norm", limit)
-        self._families.clip_norm(self._at(a), size, limit)
-
     def rule(self, spec: RuleSpec) -> DeviceRule:
         """Return an update rule over arrays of this engine, its kernel built and warm."""
         program = RuleProgram(self.device, spec)
@@ -295,11 +248,6 @@ class OpenCLEngine:
             )
 
         return apply
-
-    def uniform(self, out: Array, *, key: tuple[int, int], counter: int) -> None:
-        """Enqueue Philox4x32-10 uniforms in [0, 1)."""
-        check_uniform(out, key, counter)
-        self._families.uniform(self._at(out), out.size, key, counter)
 
     def close(self) -> None:
         """Finish, and release the queue and the context."""

@@ -1,14 +1,13 @@
-"""The numpy twin of every operation: oracle in tests and the numpy engine's body.
+"""The numpy twin of the matrix product: oracle in tests and the numpy engine's body.
 
-Every function takes arrays of any float dtype and computes in it, so that float64 copies pass
-finite-difference checks that float32 could not. Arguments are as in `kernels.interface.Engine`.
+It takes arrays of any float dtype and computes in it, so that float64 copies pass finite-difference
+checks that float32 could not. Arguments are as in `kernels.interface.Engine`.
 """
 
 import numpy as np
 
 from kernels.activations import activation as find_activation
 from kernels.interface import Form
-from kernels.philox import uniforms
 from kernels.windows import Window
 
 
@@ -86,68 +85,3 @@ def _patches(padded: np.ndarray, window: Window) -> np.ndarray:
     every = np.lib.stride_tricks.sliding_window_view(padded, spans, (2, 3), writeable=True)
     (stride_y, stride_x), (far_y, far_x) = window.stride, window.dilation
     return every[:, :, ::stride_y, ::stride_x, ::far_y, ::far_x]
-
-
-def column_sum(a: np.ndarray, out: np.ndarray) -> None:
-    """Sum the rows of a[M,N] into out[N], from the first row to the last."""
-    np.add.reduce(a, axis=0, out=out)
-
-
-def all_finite(a: np.ndarray, flag: np.ndarray) -> None:
-    """Set `flag[0]` to 1 if every element of `a` is finite, else to 0."""
-    flag[0] = np.isfinite(a).all()
-
-
-def uniform(out: np.ndarray, *, key: tuple[int, int], counter: int) -> None:
-    """Fill `out` with Philox4x32-10 uniforms in [0, 1)."""
-    out[...] = uniforms(out.size, key, counter).reshape(out.shape)
-
-
-def fill(a: np.ndarray, value: float) -> None:
-    """Set every element of `a`."""
-    a[...] = value
-
-
-def difference(a: np.ndarray, b: np.ndarray, out: np.ndarray, factor: float) -> None:
-    """Write (a - b) * factor to `out`, which may be `a` or `b`."""
-    np.subtract(a, b, out=out)
-    out *= out.dtype.type(factor)
-
-
-def clip_value(a: np.ndarray, limit: float) -> None:
-    """Bring every element of `a` to -limit..limit; infinities become NaN."""
-    with np.errstate(invalid="ignore"):
-        nothing = a - a  # 0, and NaN for a NaN and for infinities
-    bound = a.dtype.type(limit)
-    np.clip(a, -bound, bound, out=a)
-    a += nothing
-
-
-def clip_norm(a: np.ndarray, limit: float) -> None:
-    """Scale `a` down to the L2 norm `limit` where its own is larger."""
-    with np.errstate(all="ignore"):
-        squares = np.square(a.reshape(-1) * a.dtype.type(1 / limit))
-        square = _sum_in_chunks(squares)
-        if square > 1:
-            a *= a.dtype.type(1) / np.sqrt(square)
-
-
-def _sum_in_chunks(terms: np.ndarray) -> np.floating:
-    """Add `terms[n]` in the order of the kernel `sum_chunks`: it depends on n alone.
-
-    Pass by pass, chunks of 256 become one sum each: 16 sums, element x in sum x % 16, by halves.
-    """
-    while True:
-        chunks = max(-(-len(terms) // 256), 1)
-        padded = np.zeros((chunks, 16, 16), terms.dtype)
-        padded.reshape(-1)[: len(terms)] = terms
-        sums = padded[:, 0]
-        for row in range(1, 16):
-            sums = sums + padded[:, row]
-        while sums.shape[1] > 1:
-            half = sums.shape[1] // 2
-            sums = sums[:, :half] + sums[:, half:]
-        terms = sums[:, 0]
-        if chunks == 1:
-            total: np.floating = terms[0]
-            return total

@@ -20,6 +20,11 @@ typedef int16 loose_int16 __attribute__((aligned(4)));
   for (ulong item = get_global_id(0) * (ulong)share, item##_end = min(item + share, items);        \
        item < item##_end; item++)
 
+/* The same where items are elements: `first` is a multiple of LANES, so that few are left over. */
+#define ELEMENTS                                                                                   \
+  const ulong whole = ((ulong)share + LANES - 1) / LANES * LANES;                                  \
+  const ulong first = get_global_id(0) * whole, end = min(first + whole, items);
+
 /* PoCL 3.0 calls its own vector built-ins as for AVX-512 where the CPU has it but LLVM 14 does not
  * know the CPU (AMD's Zen 4): LLVM then ends the process. Halves of a float16 are called alike. */
 #define TANH_1(x) tanh(x)

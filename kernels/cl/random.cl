@@ -1,34 +1,44 @@
 /* Philox4x32-10: Salmon, Moraes, Dror, Shaw, "Parallel Random Numbers: As Easy as 1, 2, 3" (SC11). */
 
-/* The upper 24 bits, which a float holds exactly. */
-static inline float unit(uint word) { return (float)(word >> 8) * 0x1p-24f; }
-
-/* Fill out[size] with uniforms in [0, 1), four to a block; one work-item takes `share` blocks. */
-__kernel void uniform_numbers(
-  __global float *out, ulong out_at, ulong size, ulong counter_low, ulong counter_high,
-  uint key_low, uint key_high, int share)
+/* The four words of the block so many after the counter. */
+static inline uint4 philox(
+  ulong counter_low, ulong counter_high, ulong block, uint key_low, uint key_high)
 {
-  out += out_at;
-  const ulong first = get_global_id(0) * (ulong)share;
-  for (ulong block = first; block < first + share && block * 4 < size; block++) {
-    const ulong low = counter_low + block;
-    const ulong high = counter_high + (low < counter_low ? 1 : 0);
-    uint c0 = (uint)low, c1 = (uint)(low >> 32), c2 = (uint)high, c3 = (uint)(high >> 32);
-    uint k0 = key_low, k1 = key_high;
+  const ulong low = counter_low + block;
+  const ulong high = counter_high + (low < counter_low ? 1 : 0);
+  uint c0 = (uint)low, c1 = (uint)(low >> 32), c2 = (uint)high, c3 = (uint)(high >> 32);
+  uint k0 = key_low, k1 = key_high;
 #pragma unroll
-    for (int round = 0; round < 10; round++) {
-      const ulong p0 = (ulong)0xD2511F53u * c0, p1 = (ulong)0xCD9E8D57u * c2;
-      c0 = (uint)(p1 >> 32) ^ c1 ^ k0;
-      c1 = (uint)p1;
-      c2 = (uint)(p0 >> 32) ^ c3 ^ k1;
-      c3 = (uint)p0;
-      k0 += 0x9E3779B9u;
-      k1 += 0xBB67AE85u;
-    }
-    const ulong at = block * 4;
-    out[at] = unit(c0);
-    if (at + 1 < size) out[at + 1] = unit(c1);
-    if (at + 2 < size) out[at + 2] = unit(c2);
-    if (at + 3 < size) out[at + 3] = unit(c3);
+  for (int round = 0; round < 10; round++) {
+    const ulong p0 = (ulong)0xD2511F53u * c0, p1 = (ulong)0xCD9E8D57u * c2;
+    c0 = (uint)(p1 >> 32) ^ c1 ^ k0;
+    c1 = (uint)p1;
+    c2 = (uint)(p0 >> 32) ^ c3 ^ k1;
+    c3 = (uint)p0;
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
   }
+  return (uint4)(c0, c1, c2, c3);
+}
+
+/* The upper 24 bits, which a float holds exactly. */
+static inline float4 unit(uint4 words) { return convert_float4(words >> 8) * 0x1p-24f; }
+
+/* Store a block's four numbers, but for those past the end. */
+static inline void store_block(__global float *out, ulong block, ulong size, float4 numbers)
+{
+  const ulong at = block * 4;
+  out[at] = numbers.x;
+  if (at + 1 < size) out[at + 1] = numbers.y;
+  if (at + 2 < size) out[at + 2] = numbers.z;
+  if (at + 3 < size) out[at + 3] = numbers.w;
+}
+
+#define STREAM ulong size, ulong counter_low, ulong counter_high, uint key_low, uint key_high
+#define WORDS(block) philox(counter_low, counter_high, block, key_low, key_high)
+
+/* Fill out[size] with uniforms in [0, 1), four to a block; an item is a block. */
+__kernel void uniform_numbers(__global float *out, ulong out_at, STREAM, ulong items, int share)
+{
+  EACH_ITEM(block) store_block(out + out_at, block, size, unit(WORDS(block)));
 }

@@ -19,6 +19,7 @@ from kernels import reference
 from kernels.interface import Array, Engine
 from kernels.ops.planes import channel_sum
 from kernels.ops.pooling import Pooling, pool, pool_gradient, pool_twin
+from kernels.ops.reductions import column_sum
 from kernels.windows import Window
 from nodes.models.config import ActivationName
 
@@ -120,7 +121,7 @@ class Dense:
         """Enqueue the products that are its gradients."""
         flat = _flat(x)
         engine.matmul(flat, delta, gradients[0], form="tn")
-        engine.column_sum(delta, gradients[1])
+        column_sum(engine, delta, gradients[1])
         if below is not None:
             out, name = below
             engine.matmul(delta, parameters[0], _flat(out), form="nt", derivative=(name, flat))

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kernels.engine import Array, Engine, Mirror, Replay
-from kernels.ops import losses
+from kernels.ops import losses, reductions, vectors
 from kernels.rules import RuleSpec, state_count
 from nodes.errors import ModelError
 from nodes.models import Model
@@ -113,6 +113,7 @@ class Learner:
             self._state = [engine.empty((model.size,)) for _ in states]
         self._local = local
         self._stats = engine.empty((2 * steps,))
+        self._sums = reductions.workspace(engine, model.size)
         self._flag = engine.empty((1,), np.int32)
         self._host_stats: npt.NDArray[Any] = np.zeros(2 * steps, self._stats.dtype)
         self._host_flag = np.zeros(1, np.int32)
@@ -163,7 +164,7 @@ class Learner:
         assert local is not None
         given, gradient = self._given(weights), self._result(out)
         for state in self._state:
-            self._engine.fill(state, 0.0)
+            vectors.fill(self._engine, state, 0.0)
         current: Parameters = given
         examples = steps = 0
         for x, y in minibatches:
@@ -189,7 +190,8 @@ class Learner:
             self._engine.download(current.flat, out)
         else:
             factor = examples if local.weighted else 1.0
-            self._engine.difference(given.flat, current.flat, gradient.flat, factor=factor)
+            start, new = given.flat, current.flat
+            vectors.difference(self._engine, start, new, gradient.flat, factor=factor)
             self._check(gradient.flat)
             gradient.mirror.to_host()
         return self._finish(examples, steps, pushed=True)
@@ -254,9 +256,10 @@ class Learner:
             self._activations.backward(x, weights, gradient)
             # The gradient is a sum over the rows, the bounds are those of its mean.
             if self._clip.value is not None:
-                self._engine.clip_value(gradient.flat, self._clip.value * rows)
+                vectors.clip_value(self._engine, gradient.flat, self._clip.value * rows)
             if self._clip.norm is not None:
-                self._engine.clip_norm(gradient.flat, self._clip.norm * rows)
+                limit = self._clip.norm * rows
+                vectors.clip_norm(self._engine, gradient.flat, limit, self._sums)
 
         self._replay(("gradient", rows, step, id(weights), id(gradient)), compute)
 
@@ -273,7 +276,7 @@ class Learner:
 
     def _check(self, result: Array) -> None:
         """Begin to see whether what is to be pushed is finite."""
-        self._engine.all_finite(result, self._flag)
+        reductions.all_finite(self._engine, result, self._flag)
         self._engine.download(self._flag, self._host_flag)
 
     def _load(self, x: Floats, y: npt.NDArray[Any]) -> int:

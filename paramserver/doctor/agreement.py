@@ -9,7 +9,7 @@ import numpy as np
 from kernels.device import numpy_device
 from kernels.host import NumpyEngine
 from kernels.interface import Array, Engine, Form
-from kernels.ops import losses
+from kernels.ops import losses, random, reductions
 
 TOLERANCE = 1e-4
 """Largest difference allowed, relative to the largest number of numpy's result."""
@@ -34,7 +34,7 @@ def _results(engine: Engine) -> Iterator[tuple[str, np.ndarray]]:
 
     def filled(*shape: int) -> Array:
         array = engine.empty(shape)
-        engine.uniform(array, key=(7, 11), counter=0)
+        random.uniform(engine, array, key=(7, 11), counter=0)
         return array
 
     def result(array: Array) -> np.ndarray:
@@ -52,7 +52,7 @@ def _results(engine: Engine) -> Iterator[tuple[str, np.ndarray]]:
         engine.matmul(a, b, product, form=form)
         yield f"matmul {form}", result(product)
     given, total = filled(ROWS, COLUMNS), engine.empty((COLUMNS,))
-    engine.column_sum(given, total)
+    reductions.column_sum(engine, given, total)
     yield "column_sum", result(total)
     delta, stats = engine.empty((ROWS, COLUMNS)), engine.empty((2,))
     labels = engine.empty((ROWS,), np.int32)
@@ -64,5 +64,5 @@ def _results(engine: Engine) -> Iterator[tuple[str, np.ndarray]]:
     losses.mean_squared_error(engine, given, filled(ROWS, COLUMNS), delta, stats, rows)
     yield "mean_squared_error", result(stats)
     flag = engine.empty((1,), np.int32)
-    engine.all_finite(given, flag)
+    reductions.all_finite(engine, given, flag)
     yield "all_finite", result(flag)

@@ -6,7 +6,7 @@ from exchange import get, normal, put
 
 from kernels.engine import Engine
 from kernels.errors import KernelError
-from kernels.ops import losses
+from kernels.ops import losses, reductions
 from kernels.ops.losses import mean_squared_error, softmax_cross_entropy
 
 Loss = Callable[..., None]
@@ -62,7 +62,7 @@ def test_mean_squared_error(engine: Engine, shape: tuple[int, int]) -> None:
 def test_column_sum_adds_rows_in_order(engine: Engine, shape: tuple[int, int]) -> None:
     a = normal(3, *shape)
     out = engine.empty((shape[1],))
-    engine.column_sum(put(engine, a), out)
+    reductions.column_sum(engine, put(engine, a), out)
     np.testing.assert_array_equal(get(engine, out), np.add.accumulate(a, axis=0)[-1])
 
 
@@ -72,21 +72,21 @@ def test_all_finite_sees_every_element(engine: Engine, size: int) -> None:
     host = normal(4, size)
     host[0] = np.finfo(np.float32).max
     array = put(engine, host)
-    engine.all_finite(array, flag)
+    reductions.all_finite(engine, array, flag)
     assert get(engine, flag)[0] == 1
     for place in {0, size // 2, size - 1}:
         for value in (np.inf, -np.inf, np.nan, -np.nan):
             spoiled = host.copy()
             spoiled[place] = value
             engine.upload(array, spoiled)
-            engine.all_finite(array, flag)
+            reductions.all_finite(engine, array, flag)
             assert get(engine, flag)[0] == 0
 
 
 def test_a_finite_view_beside_a_nan_is_finite(engine: Engine) -> None:
     array = put(engine, np.array([np.nan, 1, 2, np.inf], np.float32))
     flag = engine.empty((1,), np.int32)
-    engine.all_finite(array.view(1, (2,)), flag)
+    reductions.all_finite(engine, array.view(1, (2,)), flag)
     assert get(engine, flag)[0] == 1
 
 
@@ -101,8 +101,8 @@ def test_shapes_that_do_not_fit_are_refused(engine: Engine) -> None:
     with pytest.raises(KernelError, match="workspace is one of 2 rows, not of 3"):
         softmax_cross_entropy(engine, logits, labels, logits, stats, losses.workspace(engine, 2))
     with pytest.raises(KernelError, match="column_sum"):
-        engine.column_sum(logits, stats)
+        reductions.column_sum(engine, logits, stats)
     with pytest.raises(KernelError, match="flag"):
-        engine.all_finite(logits, stats)
+        reductions.all_finite(engine, logits, stats)
     with pytest.raises(KernelError, match="equal in type and size"):
         engine.upload(logits, np.zeros((3, 4)))

@@ -10,7 +10,7 @@ from exchange import get, normal, put
 from kernels.engine import Array, Engine
 from kernels.errors import DeviceError, KernelError
 from kernels.opencl import OpenCLEngine
-from kernels.ops import losses
+from kernels.ops import losses, random, reductions, vectors
 from kernels.rule_twin import RuleSpec
 
 
@@ -28,7 +28,7 @@ class Step:
         self.delta, self.back = engine.empty((32, 10)), engine.empty((32, 30))
         self.gradient = engine.empty((20 * 30 + 30 + 30 * 10,))
         self.stats, self.flag = engine.empty((2,)), engine.empty((1,), np.int32)
-        self.rows = losses.workspace(engine, 32)
+        self.rows, self.sums = losses.workspace(engine, 32), reductions.workspace(engine, 930)
         self.noise = engine.empty((32, 30))
         self.rule = engine.rule(RuleSpec("momentum"))
         self.weights, self.velocity = put(engine, normal(5, 930)), engine.empty((930,))
@@ -38,7 +38,7 @@ class Step:
         engine, gradient = self.engine, self.gradient
         engine.upload(self.x, self.host_x)
         engine.upload(self.labels, self.host_labels)
-        engine.uniform(self.noise, key=(1, 2), counter=3)
+        random.uniform(engine, self.noise, key=(1, 2), counter=3)
         engine.matmul(self.x, self.first, self.hidden, bias=self.bias, activation="tanh")
         engine.matmul(self.hidden, self.second, self.logits)
         losses.softmax_cross_entropy(
@@ -51,15 +51,15 @@ class Step:
             self.delta, self.second, self.back, form="nt", derivative=("tanh", self.hidden)
         )
         engine.matmul(self.x, self.back, gradient.view(0, (20, 30)), form="tn")
-        engine.column_sum(self.back, gradient.view(600, (30,)))
-        engine.clip_value(gradient, 0.1)
-        engine.clip_norm(gradient, 0.5)
-        engine.fill(self.velocity, 0.0)
+        reductions.column_sum(engine, self.back, gradient.view(600, (30,)))
+        vectors.clip_value(engine, gradient, 0.1)
+        vectors.clip_norm(engine, gradient, 0.5, self.sums)
+        vectors.fill(engine, self.velocity, 0.0)
         self.rule(
             self.weights, self.moved, gradient, [self.velocity], scale=1 / 32, rate=0.1, step=1
         )
-        engine.difference(self.weights, self.moved, self.moved, factor=32)
-        engine.all_finite(self.moved, self.flag)
+        vectors.difference(engine, self.weights, self.moved, self.moved, factor=32)
+        reductions.all_finite(engine, self.moved, self.flag)
         engine.download(self.stats, self.host_stats)
 
 

@@ -9,6 +9,7 @@ from exchange import get, normal, put
 from kernels import reference
 from kernels.engine import Engine
 from kernels.errors import KernelError
+from kernels.ops import reductions, vectors
 
 
 def test_a_replay_does_what_the_operations_do_over_what_the_arrays_hold_then(
@@ -16,11 +17,12 @@ def test_a_replay_does_what_the_operations_do_over_what_the_arrays_hold_then(
 ) -> None:
     a, b, bias = put(engine, normal(1, 37, 65)), put(engine, normal(2, 65, 19)), normal(3, 19)
     offsets, out, sums = put(engine, bias), engine.empty((37, 19)), engine.empty((19,))
-    engine.fill(out, 7.0)
+    workspace = reductions.workspace(engine, 19)
+    vectors.fill(engine, out, 7.0)
     with engine.recording() as replay:
         engine.matmul(a, b, out, bias=offsets, activation="relu")
-        engine.column_sum(out, sums)
-        engine.clip_norm(sums, 0.5)
+        reductions.column_sum(engine, out, sums)
+        vectors.clip_norm(engine, sums, 0.5, workspace)
     assert (get(engine, out) == 7.0).all()  # nothing was done
     for seed in (1, 11, 12):
         left, right = normal(seed, 37, 65), normal(2, 65, 19)
@@ -29,8 +31,8 @@ def test_a_replay_does_what_the_operations_do_over_what_the_arrays_hold_then(
         replay()
         once = get(engine, out), get(engine, sums)
         engine.matmul(a, b, out, bias=offsets, activation="relu")
-        engine.column_sum(out, sums)
-        engine.clip_norm(sums, 0.5)
+        reductions.column_sum(engine, out, sums)
+        vectors.clip_norm(engine, sums, 0.5, workspace)
         np.testing.assert_array_equal(once[0], get(engine, out))
         np.testing.assert_array_equal(once[1], get(engine, sums))
         wanted = np.empty((37, 19), np.float32)
@@ -50,7 +52,7 @@ def test_a_replay_keeps_its_workspace_when_others_need_a_larger_one(engine: Engi
         engine.matmul(large, large, engine.empty((size, size)), form="tn")
     engine.wait()
     gc.collect()
-    engine.fill(out, 0.0)
+    vectors.fill(engine, out, 0.0)
     replay()
     np.testing.assert_array_equal(get(engine, out), before)
 

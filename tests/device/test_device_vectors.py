@@ -5,10 +5,12 @@ import pyopencl as cl
 import pytest
 from exchange import get, normal, put
 
-from kernels import reference
+from kernels.device import numpy_device
 from kernels.engine import Engine
 from kernels.errors import KernelError
+from kernels.host import NumpyEngine
 from kernels.opencl import OpenCLEngine
+from kernels.ops import reductions, vectors
 from kernels.rule_twin import RULES, RuleSpec, RuleTwin, Update, state_count
 
 SIZES = [1, 17, 255, 4097, 70001]
@@ -27,11 +29,11 @@ def test_a_difference_is_scaled(engine: Engine, size: int) -> None:
     a, b = normal(1, size), normal(2, size)
     first, second = put(engine, a), put(engine, b)
     out = engine.empty((size,))
-    engine.difference(first, second, out, factor=96)
+    vectors.difference(engine, first, second, out, factor=96)
     np.testing.assert_array_equal(get(engine, out), (a - b) * np.float32(96))
-    engine.difference(first, second, second)
+    vectors.difference(engine, first, second, second)
     np.testing.assert_array_equal(get(engine, second), a - b)
-    engine.fill(first, 2.5)
+    vectors.fill(engine, first, 2.5)
     assert (get(engine, first) == 2.5).all()
 
 
@@ -39,7 +41,7 @@ def test_a_difference_is_scaled(engine: Engine, size: int) -> None:
 def test_values_are_clipped(engine: Engine, size: int) -> None:
     values = normal(3, size)
     array = put(engine, values)
-    engine.clip_value(array, 0.5)
+    vectors.clip_value(engine, array, 0.5)
     np.testing.assert_array_equal(get(engine, array), np.clip(values, -0.5, 0.5))
 
 
@@ -49,7 +51,7 @@ def test_a_norm_over_its_limit_becomes_the_limit(engine: Engine, size: int, shar
     values = normal(4, size)
     norm = float(np.linalg.norm(values.astype(float)))
     array = put(engine, values)
-    engine.clip_norm(array, share * norm)
+    vectors.clip_norm(engine, array, share * norm, reductions.workspace(engine, size))
     clipped = get(engine, array)
     if share > 1:
         np.testing.assert_array_equal(clipped, values)
@@ -62,22 +64,24 @@ def test_a_norm_over_its_limit_becomes_the_limit(engine: Engine, size: int, shar
 def test_clipping_hides_nothing_that_is_not_finite(engine: Engine, bad: float) -> None:
     values = normal(5, 4097)
     values[4096] = bad
-    for clip in (engine.clip_value, engine.clip_norm):
+    sums = reductions.workspace(engine, values.size)
+    for clip, *work in ((vectors.clip_value,), (vectors.clip_norm, sums)):
         array, flag = put(engine, values), engine.empty((1,), np.int32)
-        clip(array, 0.5)
-        engine.all_finite(array, flag)
+        clip(engine, array, 0.5, *work)
+        reductions.all_finite(engine, array, flag)
         assert get(engine, flag)[0] == 0
 
 
 def test_a_view_is_clipped_and_nothing_beside_it(engine: Engine) -> None:
     values = normal(6, 1000)
     array = put(engine, values)
-    engine.clip_norm(array.view(300, (37, 10)), 1.0)
-    engine.clip_value(array.view(7, (13,)), 0.1)
-    engine.fill(array.view(990, (5,)), 0.0)
+    sums = reductions.workspace(engine, 370)
+    vectors.clip_norm(engine, array.view(300, (37, 10)), 1.0, sums)
+    vectors.clip_value(engine, array.view(7, (13,)), 0.1)
+    vectors.fill(engine, array.view(990, (5,)), 0.0)
     expected = values.copy()
-    reference.clip_norm(expected[300:670], 1.0)
-    reference.clip_value(expected[7:20], 0.1)
+    expected[300:670] /= np.linalg.norm(expected[300:670].astype(float))
+    expected[7:20] = np.clip(expected[7:20], -0.1, 0.1)
     expected[990:995] = 0
     np.testing.assert_allclose(get(engine, array), expected, rtol=1e-6)
 
@@ -85,11 +89,15 @@ def test_a_view_is_clipped_and_nothing_beside_it(engine: Engine) -> None:
 @pytest.mark.parametrize("size", SIZES)
 def test_clipping_and_its_twin_are_equal_bit_for_bit(opencl: OpenCLEngine, size: int) -> None:
     values = normal(7, size) * 10.0 ** (np.arange(size, dtype=np.float32) % 9)
-    for name in ("clip_norm", "clip_value"):
-        array, twin = put(opencl, values), values.copy()
-        getattr(opencl, name)(array, 3.0)
-        getattr(reference, name)(twin, 3.0)
-        assert_equal_bits(opencl, get(opencl, array), twin)
+    host = NumpyEngine(numpy_device())
+    clipped = []
+    for engine in (opencl, host):
+        by_norm, by_value = put(engine, values), put(engine, values)
+        vectors.clip_norm(engine, by_norm, 3.0, reductions.workspace(engine, size))
+        vectors.clip_value(engine, by_value, 3.0)
+        clipped.append((get(engine, by_norm), get(engine, by_value)))
+    for found, twin in zip(*clipped, strict=True):
+        assert_equal_bits(opencl, found, twin)
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -103,7 +111,7 @@ def test_a_rule_on_the_device_is_its_twin(opencl: OpenCLEngine, name: str) -> No
     first, device, gradient, *state = (array.view(begin, (size,)) for array in whole)
     opencl.upload(first, pulled)
     for array in state:
-        opencl.fill(array, 0.0)
+        vectors.fill(opencl, array, 0.0)
     for step in (1, 2, 3):
         by = normal(10 + step, size)
         opencl.upload(gradient, by)
@@ -121,13 +129,17 @@ def test_a_rule_on_the_device_is_its_twin(opencl: OpenCLEngine, name: str) -> No
 def test_what_does_not_fit_is_refused(engine: Engine) -> None:
     a, b = engine.empty((8,)), engine.empty((7,))
     with pytest.raises(KernelError, match="arrays of 8 and 7 elements"):
-        engine.difference(a, b, a)
+        vectors.difference(engine, a, b, a)
     with pytest.raises(KernelError, match="must be positive and finite, not 0"):
-        engine.clip_norm(a, 0.0)
+        vectors.clip_norm(engine, a, 0.0, b)
+    with pytest.raises(KernelError, match="a sum over 600 elements needs a workspace of 4"):
+        vectors.clip_norm(engine, engine.empty((600,)), 1.0, engine.empty((3,)))
+    with pytest.raises(KernelError, match="must be positive"):
+        vectors.clip_norm(engine, a, -1.0, b)
     with pytest.raises(KernelError, match="must be positive and finite, not inf"):
-        engine.clip_value(a, float("inf"))
+        vectors.clip_value(engine, a, float("inf"))
     with pytest.raises(KernelError, match="takes float32, not int32"):
-        engine.fill(engine.empty((8,), np.int32), 0.0)
+        vectors.fill(engine, engine.empty((8,), np.int32), 0.0)
     momentum = engine.rule(RuleSpec("momentum"))
     with pytest.raises(KernelError, match="keeps 1 state arrays, got 0"):
         momentum(a, a, a, [], scale=1.0, rate=0.1, step=1)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,8 @@ from kernels.device import numpy_device
 from kernels.host import NumpyEngine
 from kernels.interface import Array
 from kernels.measure import Measurement
+from kernels.operation import Operation
+from kernels.ops.reductions import COLUMN_SUM
 from paramserver.doctor import devices, names, ports, system, versions
 from paramserver.doctor.agreement import disagreements
 from paramserver.doctor.report import Report, columns
@@ -286,9 +289,12 @@ async def test_a_localhost_elsewhere_is_noted(
 class Wrong(NumpyEngine):
     """A device that sums wrongly."""
 
-    def column_sum(self, a: Array, out: Array) -> None:
-        super().column_sum(a, out)
-        out.data[:] += 1  # type: ignore[attr-defined]
+    def run(
+        self, operation: Operation, arrays: Sequence[Array | None], *args: Any, **keys: Any
+    ) -> None:
+        super().run(operation, arrays, *args, **keys)
+        if operation is COLUMN_SUM:
+            arrays[-1].data[:] += 1  # type: ignore[union-attr]
 
 
 def test_a_device_that_computes_wrongly_is_found_out() -> None:

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kernels import reference
 from kernels.device import devices, numpy_device
 from kernels.engine import Engine, open_engine
-from kernels.host import NumpyEngine
+from kernels.host import HostArray, NumpyEngine
+from kernels.ops import reductions, vectors
 from kernels.rule_twin import RuleTwin
 from kernels.rules import RuleSpec, Update, state_count
 from nodes.data import Dataset, load_dataset, permutation
@@ -57,16 +57,17 @@ def by_hand(
     engine: Engine, model: Model, pairs: list[tuple[Any, Any]], spec: RuleSpec, clip: Clip
 ) -> tuple[np.ndarray, float, int]:
     """Take the same steps one by one on the host: weights, sum of losses, correct answers."""
-    learner, twin = Learner(engine, model, 32), RuleTwin(spec)
+    learner, twin, host = Learner(engine, model, 32), RuleTwin(spec), NumpyEngine(numpy_device())
     weights, gradient = model.initial_weights(1), np.empty(model.size, np.float32)
     state = tuple(np.zeros(model.size, np.float32) for _ in range(state_count(spec.name)))
     loss, correct = 0.0, 0
     for step, (x, y) in enumerate(pairs, 1):
         result = learner.gradient(weights, x, y, gradient)
         if clip.value is not None:
-            reference.clip_value(gradient, clip.value * len(x))
+            vectors.clip_value(host, HostArray(gradient), clip.value * len(x))
         if clip.norm is not None:
-            reference.clip_norm(gradient, clip.norm * len(x))
+            sums = reductions.workspace(host, model.size)
+            vectors.clip_norm(host, HostArray(gradient), clip.norm * len(x), sums)
         twin.apply(Update(weights, weights, state, gradient, 1 / len(x), RATE, step))
         loss += result.loss_sum
         correct += result.correct
