@@ -16,6 +16,22 @@
   rows[rows_at + row] = loss;                                                                      \
   rows[rows_at + items + row] = (hit) ? 1.0f : 0.0f;
 
+/* The first column of the largest number. */
+static inline int largest(const __global float *x, int n)
+{
+  int top = 0;
+  for (int c = 1; c < n; c++)
+    if (x[c] > x[top]) top = c;
+  return top;
+}
+
+static inline bool has_nan(const __global float *x, int n)
+{
+  bool found = false;
+  for (int c = 0; c < n; c++) found |= x[c] != x[c];
+  return found;
+}
+
 /* Softmax shifted by the row's maximum; a label outside 0..n-1 gives NaN. */
 LOSS(softmax_cross_entropy, int)
 {
@@ -24,9 +40,7 @@ LOSS(softmax_cross_entropy, int)
     ROW
     const int label = target[target_at + row];
     const bool known = label >= 0 && label < n;
-    int top = 0;
-    for (int c = 1; c < n; c++)
-      if (x[c] > x[top]) top = c;
+    const int top = largest(x, n);
     const float highest = x[top];
     const float picked = known ? x[label] - highest : NAN;
     float total = 0;
@@ -57,6 +71,133 @@ LOSS(mean_squared_error, float)
       d[c] = slope * difference;
     }
     RESULT(total / n, top == top_target)
+  }
+}
+
+/* The same of a distribution t[n]; its sum need not be 1. */
+LOSS(softmax_cross_entropy_dense, float)
+{
+  EACH_ITEM(row)
+  {
+    ROW
+    const __global float *t = target + target_at + row * n;
+    const int top = largest(x, n);
+    const float highest = x[top];
+    float total = 0, weight = 0, product = 0;
+    for (int c = 0; c < n; c++) {
+      const float e = exp(x[c] - highest);
+      d[c] = e;
+      total += e;
+      weight += t[c];
+      product += t[c] * (x[c] - highest);
+    }
+    const float factor = weight / total;
+    for (int c = 0; c < n; c++) d[c] = d[c] * factor - t[c];
+    RESULT(weight * log(total) - product, top == largest(t, n))
+  }
+}
+
+/* Of logits; with e = exp(-|x|) nothing overflows. */
+LOSS(binary_cross_entropy, float)
+{
+  EACH_ITEM(row)
+  {
+    ROW
+    const __global float *t = target + target_at + row * n;
+    const float slope = 1.0f / n;
+    float total = 0;
+    bool hit = true;
+    for (int c = 0; c < n; c++) {
+      const float e = exp(-fabs(x[c]));
+      total += (x[c] < 0 ? 0 : x[c]) - x[c] * t[c] + log1p(e);
+      d[c] = ((x[c] < 0 ? e : 1) / (1 + e) - t[c]) * slope;
+      hit = hit && (x[c] > 0) == (t[c] > 0.5f);
+    }
+    RESULT(total / n, hit)
+  }
+}
+
+LOSS(mean_absolute_error, float)
+{
+  EACH_ITEM(row)
+  {
+    ROW
+    const __global float *t = target + target_at + row * n;
+    const float slope = 1.0f / n;
+    float total = 0;
+    for (int c = 0; c < n; c++) {
+      const float difference = x[c] - t[c];
+      total += fabs(difference);
+      d[c] = difference > 0 ? slope : difference < 0 ? -slope : difference;
+    }
+    RESULT(total / n, largest(x, n) == largest(t, n))
+  }
+}
+
+/* Of labels, by the first of the largest wrong scores; a row of one class has none. */
+LOSS(hinge, int)
+{
+  EACH_ITEM(row)
+  {
+    ROW
+    const int label = target[target_at + row];
+    const bool known = label >= 0 && label < n && !has_nan(x, n);
+    int wrong = label == 0 ? 1 : 0;
+    for (int c = wrong + 1; c < n; c++)
+      if (c != label && x[c] > x[wrong]) wrong = c;
+    const float margin = !known ? NAN : wrong < n ? 1 + x[wrong] - x[label] : 0;
+    const float slope = !known ? NAN : margin > 0 ? 1 : 0;
+    for (int c = 0; c < n; c++) d[c] = c == label ? -slope : c == wrong || !known ? slope : 0;
+    RESULT(margin < 0 ? 0 : margin, largest(x, n) == label)
+  }
+}
+
+/* Of targets -1 and 1. */
+LOSS(binary_hinge, float)
+{
+  EACH_ITEM(row)
+  {
+    ROW
+    const __global float *t = target + target_at + row * n;
+    const float slope = 1.0f / n;
+    float total = 0;
+    bool hit = true;
+    for (int c = 0; c < n; c++) {
+      const float margin = 1 - t[c] * x[c];
+      total += margin < 0 ? 0 : margin;
+      d[c] = margin > 0 ? -t[c] * slope : margin < 0 ? 0 : margin;
+      hit = hit && (x[c] > 0) == (t[c] > 0);
+    }
+    RESULT(total / n, hit)
+  }
+}
+
+/* Of log-probabilities. */
+LOSS(negative_log_likelihood, int)
+{
+  EACH_ITEM(row)
+  {
+    ROW
+    const int label = target[target_at + row];
+    const bool known = label >= 0 && label < n && !has_nan(x, n);
+    for (int c = 0; c < n; c++) d[c] = !known ? NAN : c == label ? -1 : 0;
+    RESULT(known ? -x[label] : NAN, largest(x, n) == label)
+  }
+}
+
+/* Of log-probabilities by probabilities; 0 log 0 is 0. */
+LOSS(kullback_leibler, float)
+{
+  EACH_ITEM(row)
+  {
+    ROW
+    const __global float *t = target + target_at + row * n;
+    float total = has_nan(x, n) ? NAN : 0;
+    for (int c = 0; c < n; c++) {
+      total += t[c] == 0 ? 0 : t[c] * (log(t[c]) - x[c]);
+      d[c] = -t[c];
+    }
+    RESULT(total, largest(x, n) == largest(t, n))
   }
 }
 
