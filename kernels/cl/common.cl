@@ -25,6 +25,18 @@ typedef int16 loose_int16 __attribute__((aligned(4)));
   const ulong whole = ((ulong)share + LANES - 1) / LANES * LANES;                                  \
   const ulong first = get_global_id(0) * whole, end = min(first + whole, items);
 
+/* Go from x to end by 16, where the device has vectors; what is left over goes one by one. */
+#define EACH_16(x, end) for (; LANES == 16 && x + 16 <= end; x += 16)
+
+/* Add up a vector by halves. */
+static inline float sum_16(float16 v)
+{
+  const float8 eight = v.lo + v.hi;
+  const float4 four = eight.lo + eight.hi;
+  const float2 two = four.lo + four.hi;
+  return two.x + two.y;
+}
+
 /* PoCL 3.0 calls its own vector built-ins as for AVX-512 where the CPU has it but LLVM 14 does not
  * know the CPU (AMD's Zen 4): LLVM then ends the process. Halves of a float16 are called alike. */
 #define TANH_1(x) tanh(x)

@@ -34,6 +34,13 @@ static inline void store_block(__global float *out, ulong block, ulong size, flo
   if (at + 3 < size) out[at + 3] = numbers.w;
 }
 
+/* Two independent normals from two uniforms: Box and Muller 1958. 1 - u is never 0. */
+static inline float2 box_muller(float u, float v)
+{
+  const float radius = sqrt(-2.0f * log(1.0f - u));
+  return radius * (float2)(cospi(2.0f * v), sinpi(2.0f * v));
+}
+
 #define STREAM ulong size, ulong counter_low, ulong counter_high, uint key_low, uint key_high
 #define WORDS(block) philox(counter_low, counter_high, block, key_low, key_high)
 
@@ -41,4 +48,23 @@ static inline void store_block(__global float *out, ulong block, ulong size, flo
 __kernel void uniform_numbers(__global float *out, ulong out_at, STREAM, ulong items, int share)
 {
   EACH_ITEM(block) store_block(out + out_at, block, size, unit(WORDS(block)));
+}
+
+/* The same with normals. */
+__kernel void normal_numbers(__global float *out, ulong out_at, STREAM, ulong items, int share)
+{
+  EACH_ITEM(block)
+  {
+    const float4 u = unit(WORDS(block));
+    const float4 found = (float4)(box_muller(u.x, u.y), box_muller(u.z, u.w));
+    store_block(out + out_at, block, size, found);
+  }
+}
+
+/* The same with ones where a word's upper 24 bits are below the threshold, zeros elsewhere. */
+__kernel void bernoulli_numbers(
+  __global float *out, ulong out_at, STREAM, uint threshold, ulong items, int share)
+{
+  EACH_ITEM(block)
+  store_block(out + out_at, block, size, convert_float4(-(WORDS(block) >> 8 < threshold)));
 }

@@ -17,13 +17,12 @@ __kernel void column_sum(
   ulong column = first;
   a += a_at;
   out += out_at;
-#if LANES == 16
-  for (; column + 16 <= end; column += 16) {
+  EACH_16(column, end)
+  {
     float16 sum = 0;
     for (int row = 0; row < rows; row++) sum += LOAD16(a + row * items + column);
     STORE16(out + column, sum);
   }
-#endif
   for (; column < end; column++) {
     float sum = 0;
     for (int row = 0; row < rows; row++) sum += a[row * items + column];
@@ -60,10 +59,7 @@ __kernel void sum_chunks(
       }
       sum = sum + value;
     }
-    const float8 eight = sum.lo + sum.hi;
-    const float4 four = eight.lo + eight.hi;
-    const float2 two = four.lo + four.hi;
-    out[chunk] = two.x + two.y;
+    out[chunk] = sum_16(sum);
   }
 }
 

@@ -23,9 +23,7 @@ __kernel void difference(
   a += a_at;
   b += b_at;
   out += out_at;
-#if LANES == 16
-  for (; x + 16 <= end; x += 16) STORE16(out + x, (LOAD16(a + x) - LOAD16(b + x)) * factor);
-#endif
+  EACH_16(x, end) STORE16(out + x, (LOAD16(a + x) - LOAD16(b + x)) * factor);
   for (; x < end; x++) out[x] = (a[x] - b[x]) * factor;
 }
 
