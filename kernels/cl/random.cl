@@ -68,3 +68,36 @@ __kernel void bernoulli_numbers(
   EACH_ITEM(block)
   store_block(out + out_at, block, size, convert_float4(-(WORDS(block) >> 8 < threshold)));
 }
+
+/* Bring the stream's position to private memory: key and counter, low words first. */
+#define POSITION                                                                                   \
+  const __global uint *words = (const __global uint *)(stream + stream_at);                        \
+  const uint key_low = words[0], key_high = words[1];                                              \
+  const ulong start_low = words[2] | (ulong)words[3] << 32;                                        \
+  const ulong start_high = words[4] | (ulong)words[5] << 32;                                       \
+  const ulong counter_low = start_low + block_first;                                               \
+  const ulong counter_high = start_high + (counter_low < start_low ? 1 : 0);
+
+/* Times 0 or `scale`: a product, so that a NaN stays one. An item is a block of four elements. */
+__kernel void dropout(
+  const __global float *x, ulong x_at, __global float *out, ulong out_at,
+  const __global int *stream, ulong stream_at, ulong size, ulong block_first, uint threshold,
+  float scale, ulong items, int share)
+{
+  if (get_global_id(0) * (ulong)share >= items) return;
+  POSITION
+  x += x_at;
+  out += out_at;
+  EACH_ITEM(block)
+  {
+    const float4 factors = convert_float4(-(WORDS(block) >> 8 >= threshold)) * scale;
+    const ulong at = block * 4;
+    if (at + 4 <= size) {
+      vstore4(vload4(0, x + at) * factors, 0, out + at);
+      continue;
+    }
+    out[at] = x[at] * factors.x;
+    if (at + 1 < size) out[at + 1] = x[at + 1] * factors.y;
+    if (at + 2 < size) out[at + 2] = x[at + 2] * factors.z;
+  }
+}
