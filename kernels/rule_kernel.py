@@ -1,7 +1,6 @@
 """The fused kernel of an update rule on a device: over its own arrays, or over the host's memory."""
 
 from collections.abc import Sequence
-from dataclasses import astuple
 
 import numpy as np
 
@@ -61,7 +60,7 @@ class RuleProgram:
             *two,
             size,
             share,
-            *astuple(constants),
+            *constants,
         )
 
 

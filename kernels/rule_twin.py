@@ -7,6 +7,7 @@ Loshchilov and Hutter 2019.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -52,8 +53,7 @@ class Update:
     """Number of this update, from 1: adam's bias correction."""
 
 
-@dataclass(frozen=True)
-class Coefficients:
+class Coefficients(NamedTuple):
     """The scalars of one update, computed once in float64 and rounded once to float32."""
 
     scale: np.float32
@@ -225,8 +225,10 @@ class RuleTwin:
         # Overflow and invalid numbers are for the check of finiteness to judge, not for warnings.
         with np.errstate(all="ignore"):
             for start in range(0, size, CHUNK):
-                w, out, gradient, *state = (array[start : start + CHUNK] for array in flat)
-                g, t, kept = (row[: w.size] for row in self._scratch)
+                stop = min(start + CHUNK, size)
+                parts = flat if size <= CHUNK else [array[start:stop] for array in flat]
+                w, out, gradient, *state = parts
+                g, t, kept = self._scratch[:, : stop - start]
                 np.multiply(gradient, c.scale, out=g)
                 if decoupled:
                     w = np.multiply(w, c.keep, out=kept)
