@@ -4,6 +4,7 @@ from kernels import measure as measuring
 from kernels.engine import Engine
 
 
+@pytest.mark.heavy
 def test_every_family_has_a_figure(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measuring, "SECONDS", 0.001)
     monkeypatch.setattr(measuring, "PRODUCTS", ((16, 16, 16),))

@@ -20,9 +20,11 @@ SHAPES = [
     (33, 10, 64),
     (32, 64, 64),
     (129, 33, 17),
-    (65, 130, 513),
-    (128, 500, 784),
-    (784, 512, 32),
+    (9, 50, 300),
+    *(
+        pytest.param(shape, marks=pytest.mark.heavy)
+        for shape in ((65, 130, 513), (128, 500, 784), (784, 512, 32))
+    ),
 ]
 
 
@@ -56,7 +58,9 @@ def test_a_product_is_within_the_bound_of_its_sums(
         ("tanh", "sigmoid"),
     ],
 )
-@pytest.mark.parametrize("shape", [(5, 37, 20), (40, 96, 300)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(5, 37, 20), pytest.param((40, 96, 300), marks=pytest.mark.heavy)], ids=str
+)
 def test_the_epilogue_agrees_with_its_twin(
     engine: Engine,
     form: Form,
@@ -92,6 +96,7 @@ def test_the_epilogue_agrees_with_its_twin(
     np.testing.assert_allclose(get(engine, out), expected, rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("form", FORMS)
 def test_a_row_depends_on_neither_the_number_of_rows_nor_its_place(
     opencl: OpenCLEngine, form: Form
@@ -110,6 +115,7 @@ def test_a_row_depends_on_neither_the_number_of_rows_nor_its_place(
         np.testing.assert_array_equal(result, whole[first : first + m])
 
 
+@pytest.mark.heavy
 def test_a_column_depends_on_neither_the_panel_nor_the_form(opencl: OpenCLEngine) -> None:
     m, k = 19, 700
     a, b = normal(1, m, k), normal(2, k, 130)

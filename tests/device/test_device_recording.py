@@ -40,6 +40,7 @@ def test_a_replay_does_what_the_operations_do_over_what_the_arrays_hold_then(
         np.testing.assert_allclose(once[0], wanted, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.heavy
 def test_a_replay_keeps_its_workspace_when_others_need_a_larger_one(engine: Engine) -> None:
     a, b = put(engine, normal(1, 40, 24)), put(engine, normal(2, 40, 16))
     out = engine.empty((24, 16))

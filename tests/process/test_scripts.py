@@ -5,6 +5,7 @@ is tested is the scripts' own logic: what they install, when, and what they hand
 """
 
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -37,6 +38,7 @@ case "$*" in
     cp "$TOOL" "${0%/*}/$program"
   done
   ;;
+*kernels.device*) ;;
 *'-m pytest'*) exec "$TOOL" "$@" ;;
 *) echo "unforeseen: $*" >&2; exit 99 ;;
 esac
@@ -49,6 +51,11 @@ printf '<%s>' "$@"
 echo
 echo "PYTHONPATH=${PYTHONPATH-unset} PYTHONHOME=${PYTHONHOME-unset} in $PWD"
 [[ ${FAILS:-} != "${0##*/}" ]] || exit 7
+"""
+
+# Runs nothing: what it was to run is what matters.
+OCLGRIND = r"""#!/usr/bin/env bash
+echo "oclgrind $*"
 """
 
 APT = r"""#!/usr/bin/env bash
@@ -273,6 +280,37 @@ def test_test_runs_every_stage_and_leaves_the_long_ones_out(copy: Copy) -> None:
 def test_test_takes_all_with_the_long_ones(copy: Copy) -> None:
     _, out, _ = copy.call("test", "-x", "--all")
     assert "<worksteal><-x>" in out
+
+
+@pytest.mark.skipif(
+    platform.machine() != "x86_64", reason="pip has Intel's runtime for x86-64 only"
+)
+def test_test_all_runs_the_device_tests_on_other_implementations(copy: Copy) -> None:
+    copy.program("bin/oclgrind", OCLGRIND)
+    status, out, err = copy.call("test", "--all")
+    assert status == 0, err
+    assert "NO " not in err
+    intel = copy.root / ".venv" / "intel-opencl"
+    icd = (intel / "vendors" / "intel.icd").read_text()
+    assert icd == f"{intel}/lib/libintelocl.so\n"
+    assert "<worksteal><tests/device>" in out
+    first, second = (line for line in out.splitlines() if line.startswith("oclgrind "))
+    assert first.endswith("-m not heavy tests/device")
+    assert "__AVX512F__" in second
+    assert copy.call("test", "--all")[0] == 0
+    assert copy.record == ["venv", f"pip {copy.root}[test]", "pip intel-cmplr-lib-rt"]
+
+
+def test_test_all_names_the_implementations_that_it_could_not_have(copy: Copy) -> None:
+    assert copy.call("test")[0] == 0
+    (copy.bin / "apt-get").unlink()
+    status, _, err = copy.call("test", "--all", PIP_FAILS="1")
+    assert status == 0
+    assert err.count("NO INTEL RUNTIME: tests/device did not run on it") == 2
+    last = err.splitlines()[-1]
+    assert last.startswith("test: NO OCLGRIND: tests/device did not run under it")
+    _, _, err = copy.call("test", "--all", "tests/unit")
+    assert "NO RUN OF tests/device on Intel's runtime and under Oclgrind" in err
 
 
 def test_test_stops_at_the_first_failing_stage(copy: Copy) -> None:
