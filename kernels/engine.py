@@ -1,22 +1,60 @@
-"""Open an engine for the device a person chose."""
+"""Open an engine for the device a person chose, or what a server needs of one."""
 
-from kernels.device import choose
-from kernels.interface import Array, DeviceRule, Engine, Form, Mirror, Replay
+from kernels.device import choose, numpy_device
+from kernels.errors import DeviceError
+from kernels.interface import Array, DeviceRule, Engine, Form, Mirror, Replay, RuleHost
 
-__all__ = ["Array", "DeviceRule", "Engine", "Form", "Mirror", "Replay", "open_engine"]
+__all__ = [
+    "Array",
+    "DeviceRule",
+    "Engine",
+    "Form",
+    "Mirror",
+    "Replay",
+    "RuleHost",
+    "open_engine",
+    "open_rules",
+]
 
 
-def open_engine(select: str = "auto") -> Engine:
+def open_engine(select: str = "auto", memory: float | None = None) -> Engine:
     """Choose a device, build and warm its products, and return its engine.
 
     Slow on a cold kernel cache (seconds), so call it off the event-loop thread; so is the first use
-    of an operation, which builds it. Raises DeviceError.
+    of an operation, which builds it.
+
+    Args:
+        select: what a person wrote; see `choose`.
+        memory: what its arrays may take: bytes, or up to 1 a share of the device's memory.
+
+    Raises:
+        DeviceError: there is no such device, it fails, or numpy is to be bounded.
     """
     info = choose(select)
     if info.type == "numpy":
         from kernels.host import NumpyEngine
 
+        if memory is not None:
+            raise DeviceError(
+                "device.memory bounds OpenCL devices, and numpy computes here: leave it out"
+            )
         return NumpyEngine(info)
     from kernels.opencl import OpenCLEngine
 
-    return OpenCLEngine(info)
+    return OpenCLEngine(info, memory)
+
+
+def open_rules(select: str = "auto") -> RuleHost:
+    """Choose a device, and return what runs update rules beside the server's shards.
+
+    No kernel is built before a rule is asked for, and none but rules' ever. Only CPU devices are
+    opened: others are not used for what lies in the host's memory. Raises DeviceError.
+    """
+    info = choose(select)
+    if info.type == "cpu":
+        from kernels.rule_kernel import RuleDevice
+
+        return RuleDevice(info)
+    from kernels.host import NumpyEngine
+
+    return NumpyEngine(numpy_device())

@@ -17,7 +17,7 @@ from kernels.checks import (
     check_view,
 )
 from kernels.device import DeviceInfo
-from kernels.errors import KernelError
+from kernels.errors import DeviceError, KernelError
 from kernels.interface import Array, DeviceRule, Form
 from kernels.operation import Operation
 from kernels.rule_twin import RuleSpec, RuleTwin, Update, state_count
@@ -118,7 +118,12 @@ class NumpyEngine:
 
     def empty(self, shape: tuple[int, ...], dtype: type[np.generic] = np.float32) -> Array:
         """Return an uninitialised array in host memory."""
-        return HostArray(np.empty(shape, dtype))
+        try:
+            return HostArray(np.empty(shape, dtype))
+        except (MemoryError, ValueError) as error:
+            raise DeviceError(
+                f"device {self.info} is out of memory ({error}): use a smaller model or minibatch"
+            ) from error
 
     def mirror(self, host: np.ndarray, *, written: bool = True) -> HostMirror:
         """Return an array over the same memory."""

@@ -79,6 +79,18 @@ class Mirror(Protocol):
         """Let the host see, after the next `wait`, what was enqueued until now."""
 
 
+class RuleHost(Protocol):
+    """What update rules over host memory need: a device, and the wait for it."""
+
+    info: DeviceInfo
+
+    def wait(self) -> None:
+        """Finish everything enqueued."""
+
+    def close(self) -> None:
+        """Finish, and release the device."""
+
+
 class Engine(Protocol):
     """Operations on one device, enqueued in order; only `wait` waits.
 

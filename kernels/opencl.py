@@ -68,10 +68,11 @@ class OpenCLEngine:
     kernel objects keep their arguments, so two threads would mix them.
     """
 
-    def __init__(self, info: DeviceInfo) -> None:
+    def __init__(self, info: DeviceInfo, memory: float | None = None) -> None:
+        """Open a device, which gives no more than `memory`: see `OpenDevice`."""
         self.info = info
         self.waits = 0
-        self.device = OpenDevice(info)
+        self.device = OpenDevice(info, memory)
         self._operations = Operations(self.device)
         with building(info, [*gemm_sources(self.device).values()]):
             self._gemm = Gemm(self.device)

@@ -1,4 +1,4 @@
-"""Open a device with pyopencl: build and cache programs, launch kernels, translate errors.
+"""Open a device with pyopencl: build and cache programs, launch kernels.
 
 Binaries are cached on disk by the OpenCL implementation (PoCL, GPU drivers) or else by pyopencl.
 The first process of a host to meet a device and a source builds, the others wait on a file lock.
@@ -14,10 +14,10 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyopencl as cl
@@ -25,6 +25,8 @@ import pyopencl as cl
 from kernels.activations import ACTIVATIONS, LEAK
 from kernels.device import DeviceInfo, found_devices
 from kernels.errors import DeviceError, KernelError
+from kernels.memory import DeviceMemory
+from kernels.translating import Translating, check_ended_well
 
 BUILD_DEADLINE = 120.0
 """Seconds to wait for another process that builds the same kernels."""
@@ -75,7 +77,7 @@ class Kernel:
         device = self._device
         if device.recorded is None:
             with device.translating("run a kernel"):
-                self._kernel(device.queue, grid, group, *args)
+                device.last = self._kernel(device.queue, grid, group, *args)
             return
         kernel = self._new()
         with device.translating("run a kernel"):
@@ -105,40 +107,10 @@ class Replay:
 
     def __call__(self) -> None:
         """Enqueue them all; wait for nothing."""
-        with self._device.translating("run a kernel"):
+        device = self._device
+        with device.translating("run a kernel"):
             for kernel, grid, group, _ in self.launches:
-                cl.enqueue_nd_range_kernel(self._device.queue, kernel, grid, group)
-
-
-class _Translating:
-    """Turn pyopencl's errors into DeviceError with the device's name: the one place that does."""
-
-    __slots__ = ("_doing", "_info")
-
-    def __init__(self, info: DeviceInfo, doing: str) -> None:
-        self._info = info
-        self._doing = doing
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> Literal[False]:
-        if isinstance(error, cl.MemoryError):
-            raise DeviceError(
-                f"device {self._info} is out of memory (could not {self._doing}): "
-                "use a smaller model or minibatch, or another device"
-            ) from error
-        if isinstance(error, cl.Error):
-            raise DeviceError(
-                f"device {self._info} failed: could not {self._doing}: {error}; "
-                "start this peer again, or choose another device by device.select"
-            ) from error
-        return False
+                device.last = cl.enqueue_nd_range_kernel(device.queue, kernel, grid, group)
 
 
 class OpenDevice:
@@ -147,10 +119,21 @@ class OpenDevice:
     It belongs to one thread at a time.
     """
 
-    def __init__(self, info: DeviceInfo) -> None:
+    def __init__(self, info: DeviceInfo, memory: float | None = None) -> None:
+        """Open a device.
+
+        Args:
+            info: which; the engine of another type is had by saying another type here.
+            memory: what its buffers may take: bytes, or up to 1 a share of what it has.
+
+        Raises:
+            DeviceError: it is gone, or cannot be opened.
+        """
         self.info = info
         self.lanes = 16 if info.type == "cpu" else 1
-        self._pending: list[Any] = []
+        self._copies: list[tuple[Any, Any]] = []
+        self.last: Any = None
+        """The event of the kernel that was enqueued last."""
         self.recorded: list[Launch] | None = None
         """Takes what kernels would be enqueued, while a recording goes on."""
         match = [
@@ -169,12 +152,16 @@ class OpenDevice:
         with self.translating("open the device"):
             self.context = cl.Context([match[0]])
             self.queue = cl.CommandQueue(self.context)
-        self.wide = info.type == "cpu" and self._vector_width() == 16
-        """Whether the device's compiler makes instructions of 16 floats (AVX-512)."""
+            self.memory = DeviceMemory(info, self.context, memory)
 
-    def translating(self, doing: str) -> _Translating:
+    @cached_property
+    def wide(self) -> bool:
+        """Whether the device's compiler makes instructions of 16 floats (AVX-512)."""
+        return self.info.type == "cpu" and self._vector_width() == 16
+
+    def translating(self, doing: str) -> Translating:
         """Return a context in which pyopencl's errors become DeviceError."""
-        return _Translating(self.info, doing)
+        return Translating(self.info, doing)
 
     def build(self, text: str, values: Mapping[str, int | str]) -> Any:
         """Build a program from `text` under the shared definitions and `values`."""
@@ -240,7 +227,7 @@ class OpenDevice:
     def buffer(self, nbytes: int) -> Any:
         """Return a new buffer in the device's memory."""
         with self.translating(f"allocate {nbytes} bytes"):
-            return cl.Buffer(self.context, cl.mem_flags.READ_WRITE, max(nbytes, 4))
+            return self.memory.buffer(nbytes)
 
     def host_buffer(self, host: np.ndarray, *, written: bool = True) -> Any:
         """Return a buffer that uses the memory of a host array in place."""
@@ -255,14 +242,14 @@ class OpenDevice:
         with self.translating("copy to the device"):
             # The event is kept because pyopencl waits for the copy where the event is dropped.
             event = cl.enqueue_copy(self.queue, buffer, host, dst_offset=offset, is_blocking=False)
-        self._pending.append(event)
+        self._copies.append((event, None))
 
     def copy_out(self, buffer: Any, offset: int, host: np.ndarray) -> None:
         """Enqueue a copy from byte `offset` of a buffer to `host`."""
         self.only_now()
         with self.translating("copy from the device"):
             event = cl.enqueue_copy(self.queue, host, buffer, src_offset=offset, is_blocking=False)
-        self._pending.append(event)
+        self._copies.append((event, None))
 
     def map_for_host(self, buffer: Any, size: int, *, written: bool = True) -> Any:
         """Enqueue what makes a host buffer's float32 valid for the host after `finish`.
@@ -280,7 +267,7 @@ class OpenDevice:
             mapped, event = cl.enqueue_map_buffer(
                 self.queue, buffer, flags, 0, (size,), of, is_blocking=False
             )
-        self._pending.append((mapped, event))
+        self._copies.append((event, mapped))
         return mapped
 
     def unmap(self, mapped: Any) -> None:
@@ -291,16 +278,28 @@ class OpenDevice:
                 mapped.base.release(self.queue)
 
     def finish(self) -> None:
-        """Wait for everything enqueued."""
+        """Wait for everything enqueued.
+
+        Raises:
+            DeviceError: the device failed, or the kernel enqueued last or a copy did. What fails
+                takes along what is enqueued behind it, or the context.
+        """
         self.only_now()
-        with self.translating("finish its work"):
-            self.queue.finish()
-        self._pending.clear()
+        events = [event for event, _ in self._copies]
+        if self.last is not None:
+            events.append(self.last)
+        try:
+            with self.translating("finish its work"):
+                self.queue.finish()
+                check_ended_well(self.info, "finish its work", events)
+        finally:
+            self._copies.clear()
+            self.last = None
 
     def close(self) -> None:
         """Finish and drop the queue and the context."""
         self.finish()
-        del self.queue, self.context
+        del self.queue, self.context, self.memory
 
 
 @contextmanager

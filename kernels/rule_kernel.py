@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from kernels.device import DeviceInfo
 from kernels.program import Located, OpenDevice, building, define, source
 from kernels.rule_twin import RULES, Coefficients, RuleSpec, Update, coefficients, state_count
 
@@ -11,6 +12,25 @@ SHARE = 16384
 """Elements of one work-item on CPUs."""
 
 _NOWHERE: Located = (None, 0)
+
+
+class RuleDevice:
+    """A device that is open for update rules alone; like an engine, for one thread at a time."""
+
+    def __init__(self, info: DeviceInfo) -> None:
+        self.info = info
+        self.device = OpenDevice(info)
+
+    def __repr__(self) -> str:
+        return f"<RuleDevice {self.info}>"
+
+    def wait(self) -> None:
+        """Finish everything enqueued."""
+        self.device.finish()
+
+    def close(self) -> None:
+        """Finish, and release the queue and the context."""
+        self.device.close()
 
 
 class RuleProgram:

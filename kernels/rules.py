@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kernels.errors import KernelError
-from kernels.interface import Engine
+from kernels.interface import RuleHost
 from kernels.rule_twin import RULES, RuleSpec, RuleTwin, Update, state_count
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ class RuleRunner:
     rule. Like its engine, a runner belongs to one thread at a time.
     """
 
-    def __init__(self, engine: Engine, spec: RuleSpec) -> None:
+    def __init__(self, engine: RuleHost, spec: RuleSpec) -> None:
+        """Prepare a rule on an engine, or on what `open_rules` returned."""
         self.spec = spec
         self._engine = engine
         self._twin = RuleTwin(spec)
@@ -40,8 +41,8 @@ class RuleRunner:
             # Imported here, so that hosts without pyopencl can run the twin.
             from kernels import opencl, rule_kernel
 
-            if not isinstance(engine, opencl.OpenCLEngine):
-                raise KernelError(f"{engine!r} is not an OpenCL engine")
+            if not isinstance(engine, opencl.OpenCLEngine | rule_kernel.RuleDevice):
+                raise KernelError(f"{engine!r} is not open on an OpenCL device")
             self._kernel = rule_kernel.RuleKernel(engine.device, spec)
             self.twin_is_equal = self._self_test(self._kernel)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from kernels.engine import open_engine
+from kernels.engine import open_rules
 from nodes import cli_model
 from nodes.recipe import SUFFIXES, load_recipe
 from nodes.training.progress import Progress, Show, open_progress
@@ -232,15 +233,18 @@ def start(
             "host:port of a peer that hosts the coordinator (`paramserver start --embedded` starts "
             "one)"
         )
-    select = loaded.config.device.select
+    device_config = loaded.config.device
+    if device_config.cores is not None:
+        # PoCL reads this once, when devices are first looked for.
+        os.environ["POCL_MAX_PTHREAD_COUNT"] = str(device_config.cores)
     peer = Peer(
         elsewhere(loaded.config) if join is not None else loaded.config,
         new_identity(name),
         secret,
         shard="shard" in wanted,
-        role=WorkerRole(select, data_root),
+        role=WorkerRole(device_config.select, data_root, memory=device_config.memory),
         join=join,
-        open_engine=partial(open_engine, select),
+        open_rules=partial(open_rules, device_config.select),
     )
     signals = run_loop(live(peer, lifeline=lifeline, embedded=False))
     signals.reraise()

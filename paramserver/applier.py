@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kernels.engine import Engine
+from kernels.engine import RuleHost
 from kernels.rules import RuleRunner, RuleSpec, Update
 from paramserver.averaging import add_weighted, divide
 from paramserver.slices import Job
@@ -30,10 +30,10 @@ class Applier:
     `run` is the owner of the work: an error of the device ends it, and with it the peer.
     """
 
-    def __init__(self, store: Store, open_engine: Callable[[], Engine]) -> None:
+    def __init__(self, store: Store, open_rules: Callable[[], RuleHost]) -> None:
         self._store = store
-        self._open_engine = open_engine
-        self._engine: Engine | None = None
+        self._open_rules = open_rules
+        self._engine: RuleHost | None = None
         self._runners: dict[RuleSpec, RuleRunner] = {}
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="applier")
         self._queue: deque[_Batch] = deque()
@@ -41,9 +41,9 @@ class Applier:
         self.published = Changes()
 
     async def prepare(self) -> None:
-        """Open the device and build its kernels."""
+        """Open the device; a rule's kernel is built when a table first asks for it."""
         loop = asyncio.get_running_loop()
-        self._engine = await loop.run_in_executor(self._thread, self._open_engine)
+        self._engine = await loop.run_in_executor(self._thread, self._open_rules)
 
     async def submit(self, jobs: Sequence[Job]) -> None:
         """Queue jobs and wait until all are done and published."""

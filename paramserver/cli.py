@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kernels.engine import open_engine
+from kernels.engine import open_rules
 from paramserver import __version__
 from paramserver.config import PeerConfig, ZooKeeperConfig
 from paramserver.configfile import Loaded, load, read_document, show
@@ -134,7 +134,7 @@ def start(
         secret,
         shard=roles == "shard",
         join=join,
-        open_engine=partial(open_engine, loaded.config.device.select),
+        open_rules=partial(open_rules, loaded.config.device.select),
     )
     signals = run_loop(live(peer, lifeline=lifeline, embedded=embedded))
     signals.reraise()

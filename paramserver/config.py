@@ -181,11 +181,13 @@ class DeviceConfig(Section):
     """What to compute on.
 
     ``select`` is "auto", an index, a part of a name, a type ("cpu", "gpu") or "numpy"; ``cores``
-    the CPU cores that one worker uses, its share of the machine unless given.
+    the CPU cores that one worker uses, its share of the machine unless given. ``memory`` bounds what
+    one worker's arrays take on an OpenCL device: bytes, or up to 1 a share of the device's memory.
     """
 
     select: Text = "auto"
     cores: Annotated[int, Field(gt=0, le=4096)] | None = None
+    memory: Annotated[float, Field(gt=0)] | None = None
 
 
 class StatusConfig(Section):

@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Protocol
 
-from kernels.engine import Engine
+from kernels.engine import RuleHost
 from paramserver.applier import Applier
 from paramserver.config import PeerConfig
 from paramserver.coordination.coordinator import Coordinator, MemberInfo
@@ -102,7 +102,7 @@ class Peer:
         role: Role | None = None,
         join: str | None = None,
         candidate: bool = True,
-        open_engine: Callable[[], Engine] | None = None,
+        open_rules: Callable[[], RuleHost] | None = None,
     ) -> None:
         self.config = config
         self.me = me
@@ -125,9 +125,9 @@ class Peer:
         self._applier: Applier | None = None
         self._shard: Shard | None = None
         if shard:
-            if open_engine is None:
-                raise ValueError("a shard needs open_engine")
-            self._applier = Applier(self.store, open_engine)
+            if open_rules is None:
+                raise ValueError("a shard needs open_rules")
+            self._applier = Applier(self.store, open_rules)
             self._shard = Shard(me, self._applier, self.store, wait=WAIT_SHARE * self._deadline)
             self._handlers.update(self._shard.handlers)
         self._coordinator: Coordinator | None = None

@@ -105,6 +105,8 @@ async def start_children(children: Children, recipe: Recipe) -> set[str]:
         f"--set=cluster.session_timeout={cluster.session_timeout}",
         f"--set=device.select={recipe.device.select}",
     ]
+    if recipe.device.memory is not None:
+        common.append(f"--set=device.memory={recipe.device.memory}")
     if recipe.device.cores is not None:
         shares = [recipe.device.cores] * cluster.worker_count
     else:

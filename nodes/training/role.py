@@ -46,8 +46,10 @@ class WorkerRole:
         device: str,
         data_root: Path | None = None,
         wrap: Callable[[Compute], Compute] | None = None,
+        memory: float | None = None,
     ) -> None:
         self._select = device
+        self._memory = memory
         self._data_root = data_root
         self._wrap = wrap
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compute")
@@ -69,7 +71,9 @@ class WorkerRole:
     async def prepare(self) -> None:
         """Open the device and build its kernels, on the thread that owns them."""
         loop = asyncio.get_running_loop()
-        self._engine = await loop.run_in_executor(self._thread, open_engine, self._select)
+        self._engine = await loop.run_in_executor(
+            self._thread, open_engine, self._select, self._memory
+        )
 
     async def leave(self, seconds: float) -> None:
         """Finish the step under way and leave the run, within so many seconds."""

@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 
 from benching.conversation import Conversation
-from kernels.engine import open_engine
+from kernels.engine import open_rules
 from paramserver.client import Copy, TableClient
 from paramserver.config import PeerConfig
 from paramserver.console import new_identity
@@ -29,8 +29,8 @@ RETRY_PAUSE = 0.05
 
 async def shard_side(conversation: Conversation) -> None:
     """Be the one shard of a cluster."""
-    engine = partial(open_engine, conversation.settings["device"])
-    peer = Peer(PeerConfig(), new_identity("shard"), b"", shard=True, open_engine=engine)
+    engine = partial(open_rules, conversation.settings["device"])
+    peer = Peer(PeerConfig(), new_identity("shard"), b"", shard=True, open_rules=engine)
     async with peer.running():
         await conversation.serve(peer.address)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from kernels.engine import open_engine
+from kernels.engine import open_engine, open_rules
 from kernels.rules import RuleRunner, Update, state_count
 from nodes.data import Dataset, load_dataset
 from nodes.models import Model
@@ -128,7 +128,7 @@ async def cluster(
     """Run a cluster: ``wrap`` replaces what the worker of a name computes with."""
     config = PeerConfig(cluster=ClusterConfig(deadline=deadline))
     host = Peer(config, new_identity("host"), SECRET, candidate=False)
-    engine = partial(open_engine, device)
+    engine = partial(open_rules, device)
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(host.running())
         running = Cluster(host)
@@ -146,7 +146,7 @@ async def cluster(
                 shard=shard,
                 role=role,
                 join=host.address,
-                open_engine=engine,
+                open_rules=engine,
             )
             await stack.enter_async_context(peer.running())
             running.peers.append(peer)

@@ -108,6 +108,7 @@ def test_loopback_is_told_without_a_lookup(host: str, inside: bool) -> None:
         (ClusterConfig, {"name": "a/b"}),
         (ClusterConfig, {"insecure": 1}),
         (DeviceConfig, {"cores": 0}),
+        (DeviceConfig, {"memory": 0}),
         (DeviceConfig, {"select": ""}),
         (PeerConfig, {"train": {}}),
     ],

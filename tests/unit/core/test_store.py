@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.engine import open_engine
+from kernels.engine import open_rules
 from paramserver.applier import Applier
 from paramserver.errors import BadMessage, Evicted, Moved, NonFinite, Refused, UnknownTable
 from paramserver.ledger import Verdict
@@ -42,8 +42,8 @@ class Bench:
             assert self.store.initialise(held, np.zeros(held.size, np.float32))
             start += held.size
         assert start == SIZE
-        self.work = Applier(self.store, lambda: open_engine("numpy"))
-        self.work._engine = open_engine("numpy")
+        self.work = Applier(self.store, lambda: open_rules("numpy"))
+        self.work._engine = open_rules("numpy")
         self.freed: list[int] = []
 
     def memory(self, number: int = 0) -> Shared:
