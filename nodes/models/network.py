@@ -6,6 +6,7 @@ import math
 
 from kernels.interface import Array, Engine
 from nodes.models.model import Model
+from nodes.models.plan import lay_out, of_layers
 
 
 class Parameters:
@@ -20,10 +21,9 @@ class Parameters:
 
 
 class Activations:
-    """Every layer's output for a minibatch, and room for the gradients on the way back.
+    """Every layer's output for a minibatch, and on the way back the gradients by them.
 
-    Two buffers hold the gradients in turn, since a layer's is needed only until that of the layer
-    below is there. Without ``training`` two hold the outputs in turn, and there are no gradients.
+    They lie in one array by a plan: what is not needed at the same time shares its memory.
 
     Args:
         engine: where to compute.
@@ -36,10 +36,12 @@ class Activations:
         self._engine = engine
         self._model = model
         sizes = [rows * math.prod(layer.outputs) for layer in model.layers]
-        turns = [engine.empty((max(sizes[turn::2], default=0),)) for turn in (0, 1)]
-        in_turn = [turns[index % 2] for index in range(len(sizes))]
-        self._outputs = [engine.empty((size,)) for size in sizes] if training else in_turn
-        self._deltas = in_turn if training else []
+        offsets, total = lay_out(of_layers(sizes, training=training))
+        memory = engine.empty((total,))
+        parts = [
+            memory.view(offset, (size,)) for offset, size in zip(offsets, sizes * 2, strict=False)
+        ]
+        self._outputs, self._deltas = parts[: len(sizes)], parts[len(sizes) :]
 
     def forward(self, x: Array, parameters: Parameters) -> Array:
         """Enqueue the way forward of x [rows, inputs]; return the last layer's output."""

@@ -75,8 +75,8 @@ class Learner:
     It owns the device's buffers of one minibatch and its activations. It belongs
     to the engine's thread. A CPU device computes in the memory of the weights and of the gradient
     that it is given; other devices have a copy of each. Else there are ``max_batch`` rows of the
-    input and of every layer's output, and of the two largest neighbours once more; local training
-    adds the weights once more, and its rule's state.
+    input and of every layer's output, and room for what gradients on the way back do not share with
+    them; local training adds the weights once more, and its rule's state.
 
     Args:
         engine: where to compute.
