@@ -1,26 +1,18 @@
 """The matrix product of the OpenCL engine: programs, panels and the cut into work-items."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from kernels.activations import activation as find_activation
+from kernels.cut import HEIGHT, Tile, best_cut
 from kernels.interface import Form
 from kernels.program import Kernel, Located, OpenDevice, define, source
 
-DEPTH = 256
-"""Rows of B that are packed at a time: 48 KiB a wide panel, which stays in a core's cache."""
+DEPTH = 272
+"""Rows of B that are packed at a time, at most: 17 KiB a narrow panel, in a core's first cache."""
 SPAN = 64
 """Rows and columns of a work-group's tile on devices other than CPUs."""
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A register tile of ``rows`` and a full panel of ``panel`` columns (a multiple of 16)."""
-
-    rows: int
-    panel: int
 
 
 WIDE = Tile(8, 48)
@@ -34,22 +26,17 @@ _WORDS = (np.int32,) * 6  # has_bias, activation, derivative, m, n, k
 
 
 class Gemm:
-    """Products in the three forms. The workspace for packed panels grows and is then reused."""
+    """Products in the three forms."""
 
     def __init__(self, device: OpenDevice) -> None:
         self._device = device
         self._tiled = device.info.type == "cpu"
         self._tile = tile_of(device)
         self._products: dict[Form, Kernel] = {}
-        self._panels: Any = None
-        self._panel_bytes = 0
         for form, text in gemm_sources(device).items():
             program = device.build(text, {})
-            types = (*_ARRAYS, *_WORDS, *((np.int32,) * 2 if self._tiled else ()))
+            types = (*_ARRAYS, *_WORDS, *((np.int32,) * 3 if self._tiled else ()))
             self._products[form] = device.kernel(program, "product", types)
-            if self._tiled and form == "tn":
-                packing = (None, np.uint64, None, np.int32, np.int32)
-                self._pack = device.kernel(program, "pack_rows", packing)
 
     def __call__(
         self,
@@ -83,21 +70,9 @@ class Gemm:
             grid = (-(-n // SPAN) * 16, -(-m // SPAN) * 16)
             product(grid, (16, 16), *a, *b, *arguments)
             return
-        if form == "tn":
-            a = (self._packed(a, m, k), 0)
-        panel = panel_width(n, self._device.info.compute_units, self._tile)
-        panels = -(-n // panel)
-        rows = chunk_rows(m, panels, self._device.info.compute_units, self._tile)
-        product((panels, -(-m // rows)), (1, 1), *a, *b, *arguments, panel, rows)
-
-    def _packed(self, a: Located, m: int, k: int) -> Any:
-        rows = self._tile.rows
-        needed = -(-m // rows) * rows * k * 4
-        if needed > self._panel_bytes:
-            self._panels = self._device.buffer(needed)
-            self._panel_bytes = needed
-        self._pack((-(-m // (8 * rows)),), (1,), *a, self._panels, m, k)
-        return self._panels
+        cut = best_cut(form, m, n, k, self._device.info.compute_units, self._tile)
+        block = block_of(k)
+        product(cut.grid(m, n), (1, 1), *a, *b, *arguments, cut.columns, cut.rows, block)
 
 
 def tile_of(device: OpenDevice) -> Tile:
@@ -115,27 +90,33 @@ def _source(form: Form, tile: Tile | None) -> str:
     turned = {"A_TURNED": int(form == "tn"), "B_TURNED": int(form == "nt")}
     if tile is None:
         return define(turned) + source("common.cl", "gemm_local.cl")
-    each_row = " ".join(f"X({row})" for row in range(tile.rows))
-    head = define({**turned, "A_PACKED": int(form == "tn"), "TILE_ROWS": tile.rows, "DEPTH": DEPTH})
-    head += define({"TILE_OUT": "__global"})
-    head += f"#define EACH_ROW(X) {each_row}\n"
-    tiles = "".join(define({"TILE_LANES": lanes}) + source("gemm_tile.cl") for lanes in (1, 2, 3))
-    return head + source("common.cl") + tiles + source("gemm.cl")
+    packed = form == "tn"
+    head = {
+        **turned,
+        "A_PACKED": int(packed),
+        "TILE_A": "" if packed else "__global",
+        "TILE_OUT": "__global",
+        "DEPTH": DEPTH,
+        "HEIGHT": HEIGHT,
+        "PANEL": tile.panel,
+        "GROUP": tile.group,
+    }
+    tails = _tiles("tails_##lanes", 4, tile.panel)
+    tiles = _tiles("tiles_##lanes", tile.rows, tile.panel)
+    return define(head) + source("common.cl") + tails + tiles + source("gemm.cl")
 
 
-def panel_width(n: int, units: int, tile: Tile) -> int:
-    """Choose the columns of a panel: full ones, unless narrower ones waste less or share better.
+def _tiles(name: str, rows: int, panel: int) -> str:
+    """Return the functions for tiles of so many rows, one for each width up to a panel's."""
+    each_row = " ".join(f"X({row})" for row in range(rows))
+    head = define({"TILE_ROWS": rows})
+    head += f"#undef EACH_ROW\n#define EACH_ROW(X) {each_row}\n"
+    head += f"#undef TILE_NAME\n#define TILE_NAME(lanes) {name}\n"
+    widths = range(1, panel // 16 + 1)
+    return head + "".join(define({"TILE_LANES": w}) + source("gemm_tile.cl") for w in widths)
 
-    Any choice gives the same sums: each element's order over K is fixed.
-    """
-    padded = -(-n // 16) * 16
-    if padded >= tile.panel * units:
-        return tile.panel
-    return min(tile.panel, max(16, -(-padded // (units * 16)) * 16))
 
-
-def chunk_rows(m: int, panels: int, units: int, tile: Tile) -> int:
-    """Choose the rows of one work-item: enough items to share, rows enough to pay for packing."""
-    chunks = max(1, min(-(-4 * units // panels), m // 64))
-    chunks = max(chunks, -(-m // 512))
-    return -(-m // (chunks * tile.rows)) * tile.rows
+def block_of(k: int) -> int:
+    """Choose how many steps over K are packed at a time: DEPTH at most, in blocks of a size."""
+    blocks = max(1, -(-k // DEPTH))
+    return max(1, -(-k // (blocks * 16))) * 16

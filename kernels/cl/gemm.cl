@@ -1,10 +1,10 @@
-/* Matrix product for CPU devices: one work-item computes `rows` rows of one panel of columns.
+/* Matrix product for CPU devices: one work-item computes `rows` rows of `group` columns.
  *
- * It packs DEPTH rows of its panel of B at a time into private memory, which stays in the core's
- * cache while every row passes by: the blocking of Goto and van de Geijn, "Anatomy of
- * High-Performance Matrix Multiplication" (2008), with the packing inside. A is read where it lies:
- * its rows are eight streams. In the form "tn" A's rows are columns in memory, and `pack_rows`
- * turns them into panels first.
+ * It packs up to DEPTH rows of its columns of B at a time, in panels of PANEL columns, into private
+ * memory, which stays in the core's cache while every row passes by: the blocking of Goto and van de
+ * Geijn, "Anatomy of High-Performance Matrix Multiplication" (2008), with the packing inside. A is
+ * read where it lies: the rows of a tile are as many streams. In the form "tn" A's rows are columns
+ * in memory, and HEIGHT of them at a time are packed too.
  */
 
 /* Turn 16 vectors of 16 over: four rounds that interleave the halves. */
@@ -68,6 +68,69 @@ static inline void pack_turned(
   }
 }
 
+/* Ask for memory that is read soon. */
+static inline void soon(const __global float *at)
+{
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_prefetch)
+  __builtin_prefetch((const void *)(size_t)at);
+#endif
+#endif
+}
+
+/* Pack b[K,N] for all the panels of a group at once: what lies side by side is read together, for
+ * rows a power of two apart drive each other out of the cache. */
+static inline void pack_group(const __global float *from, float *to, int n, int columns, int depth)
+{
+  const int whole = columns / PANEL * PANEL;
+  for (int step = 0; step < depth; step++) {
+    const __global float *row = from + (size_t)step * n;
+    for (int x = 0; x < columns; x += 16) soon(row + (size_t)8 * n + x);
+    for (int x = 0; x < whole; x += PANEL)
+#pragma unroll
+      for (int i = 0; i < PANEL; i += 16)
+        *(float16 *)(to + x * depth + step * PANEL + i) = LOAD16(row + x + i);
+  }
+  const int rest = columns - whole;
+  if (rest) pack_straight(from + whole, to + whole * depth, n, rest, (rest + 15) / 16 * 16, depth);
+}
+
+/* Return how many of the rows go in tiles of TILE_ROWS; tiles of 4 take the others. */
+static inline int in_tiles(int rows)
+{
+  const int rest = rows % TILE_ROWS;
+  if (rest == 0 || rest > 4) return rows;
+  return rows - rest - (TILE_ROWS + rest <= 8 && rows > TILE_ROWS ? TILE_ROWS : 0);
+}
+
+#if A_PACKED
+/* Pack `tile` columns of a[K,M], zero past the first `columns`. */
+static inline void pack_tile(
+  const __global float *from, float *to, int m, int columns, int tile, int depth)
+{
+  for (int step = 0; step < depth; step++, from += m, to += tile)
+    for (int i = 0; i < tile; i++) to[i] = i < columns ? from[i] : 0.0f;
+}
+
+/* Pack `rows` columns of a[K,M] into one panel for each tile of rows. */
+static inline void pack_rows(const __global float *from, float *to, int m, int rows, int depth)
+{
+  const int end = in_tiles(rows), whole = end / TILE_ROWS * TILE_ROWS;
+  /* Eight at a time: what a step writes too much, the next one writes over. */
+  for (int step = 0; step < depth - 1; step++) {
+    const __global float *row = from + (size_t)step * m;
+    for (int x = 0; x < whole; x += TILE_ROWS)
+      *(loose8 *)(to + x * depth + step * TILE_ROWS) = LOAD8(row + x);
+  }
+  const size_t last = depth - 1;
+  for (int x = 0; x < whole; x += TILE_ROWS)
+    pack_tile(from + last * m + x, to + x * depth + last * TILE_ROWS, m, TILE_ROWS, TILE_ROWS, 1);
+  if (whole < end) pack_tile(from + whole, to + whole * depth, m, end - whole, TILE_ROWS, depth);
+  for (int x = end; x < rows; x += 4)
+    pack_tile(from + x, to + x * depth, m, rows - x, 4, depth);
+}
+#endif
+
 /* Apply the epilogue to what was just stored and is still in the cache. */
 static inline void finish(
   __global float *out, const __global float *bias, const __global float *y, int has_bias,
@@ -98,57 +161,63 @@ void product(
   const __global float *a, ulong a_at, const __global float *b, ulong b_at,
   __global float *out, ulong out_at, const __global float *bias, ulong bias_at,
   const __global float *y, ulong y_at, int has_bias, int activation, int derivative,
-  int m, int n, int k, int panel, int rows)
+  int m, int n, int k, int group, int rows, int block)
 {
   a += a_at;
   b += b_at;
   out += out_at;
-  const int column = get_global_id(0) * panel;
-  const int columns = min(panel, n - column);
-  const int lanes = (columns + 15) / 16;
+  const int first_column = get_global_id(0) * group;
+  const int end_column = min(first_column + group, n);
   const int first_row = get_global_id(1) * rows;
   const int end_row = min(first_row + rows, m);
-  float packed[DEPTH * 48] __attribute__((aligned(64)));
-
-  for (int k_first = 0; k_first < k; k_first += DEPTH) {
-    const int depth = min(DEPTH, k - k_first);
-#if B_TURNED
-    pack_turned(b + (size_t)column * k + k_first, packed, k, columns, lanes * 16, depth);
-#else
-    pack_straight(b + (size_t)k_first * n + column, packed, n, columns, lanes * 16, depth);
+  float packed[DEPTH * GROUP] __attribute__((aligned(64)));
+#if A_PACKED
+  float left[DEPTH * HEIGHT] __attribute__((aligned(64)));
 #endif
-    if (lanes == 3)
-      tiles_3(a, packed, out, m, n, k, first_row, end_row, column, columns, k_first, depth,
-              k_first > 0);
-    else if (lanes == 2)
-      tiles_2(a, packed, out, m, n, k, first_row, end_row, column, columns, k_first, depth,
-              k_first > 0);
-    else
-      tiles_1(a, packed, out, m, n, k, first_row, end_row, column, columns, k_first, depth,
-              k_first > 0);
+
+  for (int k_first = 0; k_first < k; k_first += block) {
+    const int depth = min(block, k - k_first);
+#if B_TURNED
+    for (int column = first_column; column < end_column; column += PANEL) {
+      const int columns = min(PANEL, end_column - column);
+      pack_turned(b + (size_t)column * k + k_first, packed + (column - first_column) * depth, k,
+                  columns, (columns + 15) / 16 * 16, depth);
+    }
+#else
+    pack_group(b + (size_t)k_first * n + first_column, packed, n, end_column - first_column, depth);
+#endif
+    for (int row = first_row; row < end_row; row += HEIGHT) {
+      const int high = min(HEIGHT, end_row - row), middle = in_tiles(high);
+      __global float *to = out + (size_t)row * n;
+#if A_PACKED
+      pack_rows(a + (size_t)k_first * m + row, left, m, high, depth);
+#define OF_A left, panel, to, high, n, depth
+#define OF_K 0, depth, k_first > 0
+#else
+#define OF_A a + (size_t)row * k, panel, to, high, n, k
+#define OF_K k_first, depth, k_first > 0
+#endif
+      for (int column = first_column; column < end_column; column += PANEL) {
+        const int columns = min(PANEL, end_column - column);
+        const float *panel = packed + (column - first_column) * depth;
+#define ROWS(lanes)                                                                                \
+  tiles_##lanes(OF_A, 0, middle, column, columns, OF_K);                                           \
+  tails_##lanes(OF_A, middle, high, column, columns, OF_K);
+#if PANEL == 48
+        if (columns > 32) {
+          ROWS(3)
+          continue;
+        }
+        if (columns > 16) {
+          ROWS(2)
+          continue;
+        }
+#endif
+        ROWS(1)
+      }
+    }
   }
   if (has_bias || activation || derivative)
     finish(out, bias + bias_at, y + y_at, has_bias, activation, derivative, n, first_row, end_row,
-           column, columns);
-}
-
-/* Pack a[K,M] into panels of TILE_ROWS columns, zero past M; one work-item takes eight. */
-__kernel __attribute__((reqd_work_group_size(1, 1, 1)))
-void pack_rows(const __global float *a, ulong a_at, __global float *packed, int m, int k)
-{
-  const int first = get_global_id(0) * 8 * TILE_ROWS;
-  const int count = min(8 * TILE_ROWS, m - first);
-  for (int step = 0; step < k; step++) {
-    const __global float *from = a + a_at + (size_t)step * m + first;
-    __global float *to = packed + (size_t)first * k + (size_t)step * TILE_ROWS;
-    int x = 0;
-    for (; x + TILE_ROWS <= count; x += TILE_ROWS, to += (size_t)k * TILE_ROWS)
-#if TILE_ROWS == 8
-      STORE8(to, LOAD8(from + x));
-#else
-      for (int i = 0; i < TILE_ROWS; i++) to[i] = from[x + i];
-#endif
-    if (x < count)
-      for (int i = 0; i < TILE_ROWS; i++) to[i] = x + i < count ? from[x + i] : 0.0f;
-  }
+           first_column, end_column - first_column);
 }

@@ -3,34 +3,42 @@
  * The sums stay in registers over one block of K (8 x 48 is 24 of AVX-512's 32 registers, 6 x 16 is
  * 12 of AVX2's 16). Where `resume` says so they go on from `out`, so every element is summed over K
  * from first to last, whatever the tile. Rows past M read the last row and are not stored. Columns
- * past N are zero in `packed`. `out` lies in the address space TILE_OUT.
+ * past N are zero in `packed`. `out` lies in the address space TILE_OUT, `a` in TILE_A (__global where
+ * none is named). The functions are called tiles_1 to tiles_3, or as TILE_NAME says.
  */
+
+#ifndef TILE_A
+#define TILE_A __global
+#endif
+#ifndef TILE_NAME
+#define TILE_NAME(lanes) tiles_##lanes
+#endif
 
 #undef EACH_LANE
 #undef TILES
 #if TILE_LANES == 1
 #define EACH_LANE(X, i) X(i, 0)
-#define TILES tiles_1
+#define TILES TILE_NAME(1)
 #elif TILE_LANES == 2
 #define EACH_LANE(X, i) X(i, 0) X(i, 1)
-#define TILES tiles_2
+#define TILES TILE_NAME(2)
 #else
 #define EACH_LANE(X, i) X(i, 0) X(i, 1) X(i, 2)
-#define TILES tiles_3
+#define TILES TILE_NAME(3)
 #endif
 
 static inline void TILES(
-  const __global float *a, const float *packed, TILE_OUT float *out, int m, int n, int k,
+  const TILE_A float *a, const float *packed, TILE_OUT float *out, int m, int n, int k,
   int first_row, int end_row, int column, int columns, int k_first, int depth, bool resume)
 {
   for (int row = first_row; row < end_row; row += TILE_ROWS) {
     const bool whole = columns == TILE_LANES * 16 && row + TILE_ROWS <= m;
     TILE_OUT float *corner = out + (size_t)row * n + column;
 #if A_PACKED
-#define POINT(i) const __global float *a##i = a + (size_t)row * k + (size_t)k_first * TILE_ROWS + i;
+#define POINT(i) const TILE_A float *a##i = a + (size_t)row * k + (size_t)k_first * TILE_ROWS + i;
 #define A_STEP TILE_ROWS
 #else
-#define POINT(i) const __global float *a##i = a + (size_t)min(row + i, m - 1) * k + k_first;
+#define POINT(i) const TILE_A float *a##i = a + (size_t)min(row + i, m - 1) * k + k_first;
 #define A_STEP 1
 #endif
     EACH_ROW(POINT)
