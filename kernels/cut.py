@@ -15,9 +15,10 @@ HEIGHT = 96
 
 PER_CYCLE = 16
 """Products that a core adds a cycle."""
-PACKING_B = 0.4
-PACKING_A = 0.3
+PACKING = 0.3
 """Cycles for each element that is packed."""
+STRIDE = 16
+"""Cycles to begin with each row of B that is packed: it lies in another page than the one before."""
 ITEM = 500
 """Cycles that an item costs beside."""
 LATE = 15000
@@ -57,8 +58,9 @@ def cuts(m: int, n: int, units: int, tile: Tile) -> list[Cut]:
         columns = -(-n // groups)
         grain = tile.panel if columns > tile.panel else 16
         columns = -(-columns // grain) * grain
-        for chunks in range(1, max(1, min(8 * units, m // 16)) + 1):
-            found.append(Cut(columns, -(-m // (chunks * tile.rows)) * tile.rows))
+        most = max(1, min(8 * units, m // 16))
+        heights = (-(-m // (chunks * tile.rows)) for chunks in range(1, most + 1))
+        found += [Cut(columns, height * tile.rows) for height in heights]
     return list(dict.fromkeys(found))
 
 
@@ -68,12 +70,13 @@ def cycles(cut: Cut, form: Form, m: int, n: int, k: int, units: int) -> float:
     items = across * down
     width = min(cut.columns, -(-n // 16) * 16)
     height = min(cut.rows, m)
-    packed = PACKING_B * width + (PACKING_A * height if form == "tn" else 0)
+    packed = PACKING * (width + (height if form == "tn" else 0)) + STRIDE
     item = k * (width * height / PER_CYCLE + packed) + ITEM
     if items == 1 or units == 1:
         return items * item
-    # Items are handed out one by one: at the end, a unit waits for half an item on the average.
-    return (items * item + (units - 1) * (LATE + item / 2)) / units
+    # Items are handed out as units ask: at the end, some units wait for a part of an item.
+    shared = (items * item + (units - 1) * (LATE + item / 2)) / units
+    return max(shared, -(-items // units) * item)
 
 
 @cache

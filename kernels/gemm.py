@@ -21,8 +21,7 @@ NARROW = Tile(6, 16)
 """For 16 registers of 8 floats (AVX2): the sums take 12 of them."""
 
 _FORMS: tuple[Form, ...] = ("nn", "tn", "nt")
-_ARRAYS = (None, np.uint64) * 5  # a, b, out, bias, y: a buffer and an offset each
-_WORDS = (np.int32,) * 6  # has_bias, activation, derivative, m, n, k
+_NOTHING: tuple[Any, int] = (None, 0)
 
 
 class Gemm:
@@ -35,8 +34,7 @@ class Gemm:
         self._products: dict[Form, Kernel] = {}
         for form, text in gemm_sources(device).items():
             program = device.build(text, {})
-            types = (*_ARRAYS, *_WORDS, *((np.int32,) * 3 if self._tiled else ()))
-            self._products[form] = device.kernel(program, "product", types)
+            self._products[form] = device.kernel(program, "product", (None,) * 6)
 
     def __call__(
         self,
@@ -54,25 +52,19 @@ class Gemm:
         k: int,
     ) -> None:
         """Enqueue one product; arguments as in `Engine.matmul`, already checked."""
-        product = self._products[form]
-        arguments = (
-            *out,
-            *(bias or out),
-            *(y or out),
-            int(bias is not None),
-            find_activation(activation).code,
-            find_activation(derivative).code,
-            m,
-            n,
-            k,
-        )
-        if not self._tiled:
-            grid = (-(-n // SPAN) * 16, -(-m // SPAN) * 16)
-            product(grid, (16, 16), *a, *b, *arguments)
-            return
-        cut = best_cut(form, m, n, k, self._device.info.compute_units, self._tile)
-        block = block_of(k)
-        product(cut.grid(m, n), (1, 1), *a, *b, *arguments, cut.columns, cut.rows, block)
+        arrays = (a, b, out, bias or _NOTHING, y or _NOTHING)
+        numbers = np.zeros(16, np.int64)
+        numbers[:5] = [offset for _, offset in arrays]
+        numbers[5] = bias is not None
+        numbers[6:8] = find_activation(activation).code, find_activation(derivative).code
+        numbers[8:11] = m, n, k
+        if self._tiled:
+            cut = best_cut(form, m, n, k, self._device.info.compute_units, self._tile)
+            numbers[11:14] = cut.columns, cut.rows, block_of(k)
+            grid, group = cut.grid(m, n), (1, 1)
+        else:
+            grid, group = (-(-n // SPAN) * 16, -(-m // SPAN) * 16), (16, 16)
+        self._products[form](grid, group, *(buffer for buffer, _ in arrays), numbers)
 
 
 def tile_of(device: OpenDevice) -> Tile:
@@ -89,7 +81,7 @@ def gemm_sources(device: OpenDevice) -> dict[Form, str]:
 def _source(form: Form, tile: Tile | None) -> str:
     turned = {"A_TURNED": int(form == "tn"), "B_TURNED": int(form == "nt")}
     if tile is None:
-        return define(turned) + source("common.cl", "gemm_local.cl")
+        return define(turned) + source("common.cl", "gemm_head.cl", "gemm_local.cl")
     packed = form == "tn"
     head = {
         **turned,
@@ -103,7 +95,7 @@ def _source(form: Form, tile: Tile | None) -> str:
     }
     tails = _tiles("tails_##lanes", 4, tile.panel)
     tiles = _tiles("tiles_##lanes", tile.rows, tile.panel)
-    return define(head) + source("common.cl") + tails + tiles + source("gemm.cl")
+    return define(head) + source("common.cl") + tails + tiles + source("gemm_head.cl", "gemm.cl")
 
 
 def _tiles(name: str, rows: int, panel: int) -> str:

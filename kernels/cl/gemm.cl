@@ -157,15 +157,10 @@ static inline void finish(
 }
 
 __kernel __attribute__((reqd_work_group_size(1, 1, 1)))
-void product(
-  const __global float *a, ulong a_at, const __global float *b, ulong b_at,
-  __global float *out, ulong out_at, const __global float *bias, ulong bias_at,
-  const __global float *y, ulong y_at, int has_bias, int activation, int derivative,
-  int m, int n, int k, int group, int rows, int block)
+void product(ARGUMENTS)
 {
-  a += a_at;
-  b += b_at;
-  out += out_at;
+  UNPACK_ARGUMENTS
+  const int group = numbers.sb, rows = numbers.sc, block = numbers.sd;
   const int first_column = get_global_id(0) * group;
   const int end_column = min(first_column + group, n);
   const int first_row = get_global_id(1) * rows;
@@ -218,6 +213,6 @@ void product(
     }
   }
   if (has_bias || activation || derivative)
-    finish(out, bias + bias_at, y + y_at, has_bias, activation, derivative, n, first_row, end_row,
+    finish(out, bias, y, has_bias, activation, derivative, n, first_row, end_row,
            first_column, end_column - first_column);
 }

@@ -8,15 +8,9 @@
 #define SPAN 64
 
 __kernel __attribute__((reqd_work_group_size(SIDE, SIDE, 1)))
-void product(
-  const __global float *a, ulong a_at, const __global float *b, ulong b_at,
-  __global float *out, ulong out_at, const __global float *bias, ulong bias_at,
-  const __global float *y, ulong y_at, int has_bias, int activation, int derivative,
-  int m, int n, int k)
+void product(ARGUMENTS)
 {
-  a += a_at;
-  b += b_at;
-  out += out_at;
+  UNPACK_ARGUMENTS
   /* One column more than needed, so that a column's elements lie in different banks. */
   __local float tile_a[SIDE][SPAN + 1], tile_b[SIDE][SPAN + 1];
   const int x = get_local_id(0), y_local = get_local_id(1), item = y_local * SIDE + x;
@@ -58,9 +52,9 @@ void product(
       const int r = row + y_local + i * SIDE, c = column + x + j * SIDE;
       if (r < m && c < n) {
         float value = sum[i][j];
-        if (has_bias) value += bias[bias_at + c];
+        if (has_bias) value += bias[c];
         value = activate_1(value, activation);
-        if (derivative) value = derive_1(value, y[y_at + (size_t)r * n + c], derivative);
+        if (derivative) value = derive_1(value, y[(size_t)r * n + c], derivative);
         out[(size_t)r * n + c] = value;
       }
     }
