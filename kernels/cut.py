@@ -8,10 +8,12 @@ from functools import cache
 
 from kernels.interface import Form
 
+FORMS: tuple[Form, ...] = ("nn", "tn", "nt")
+
 GROUPS = 8
 """Most panels of 16 columns in a group: their packed block of B lies in a core's second cache."""
-HEIGHT = 96
-"""Rows that pass by a group before the next ones do: of A, packed or not, a block of 100 KiB."""
+HEIGHT = 72
+"""Rows that pass by a group before the next ones do: of A, packed or not, a block of 76 KiB."""
 
 PER_CYCLE = 16
 """Products that a core adds a cycle."""
@@ -74,9 +76,60 @@ def cycles(cut: Cut, form: Form, m: int, n: int, k: int, units: int) -> float:
     item = k * (width * height / PER_CYCLE + packed) + ITEM
     if items == 1 or units == 1:
         return items * item
-    # Items are handed out as units ask: at the end, some units wait for a part of an item.
-    shared = (items * item + (units - 1) * (LATE + item / 2)) / units
+    # Items are handed out as units ask: at the end, all the others wait for the last.
+    shared = (items * item + (units - 1) * (LATE + item)) / units
     return max(shared, -(-items // units) * item)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How a class of products is cut where that was measured, instead of by the model.
+
+    Items have ``columns`` columns at most, and there are about ``items`` of them for each unit.
+    """
+
+    columns: int
+    items: int
+
+    def cut(self, m: int, n: int, units: int, tile: Tile) -> Cut:
+        """Return the cut of a product; any whole numbers make one that the kernels can do."""
+        columns = max(16, min(self.columns, tile.group, -(-n // 16) * 16)) // 16 * 16
+        if columns > tile.panel:
+            columns = columns // tile.panel * tile.panel
+        wanted = max(1, self.items) * units
+        chunks = max(1, min(wanted // -(-n // columns), m // 16))
+        return Cut(columns, -(-m // (chunks * tile.rows)) * tile.rows)
+
+
+ROWS, COLUMNS, DEPTHS = (32, 128, 512), (64, 512, 2048), (64, 512)
+"""M, N and K of the products that stand for their classes."""
+
+
+@dataclass(frozen=True)
+class ShapeClass:
+    """Products of about the same shape, and the one (M, N, K) that stands for them."""
+
+    form: Form
+    m: int
+    n: int
+    k: int
+
+    def __str__(self) -> str:
+        return f"{self.form}/{self.m}x{self.n}x{self.k}"
+
+
+def shape_class(form: Form, m: int, n: int, k: int) -> ShapeClass:
+    """Return the class of a product: by the nearest of the standing extents, as ratios."""
+
+    def nearest(extent: int, among: tuple[int, ...]) -> int:
+        return min(among, key=lambda other: max(extent, other) / max(1, min(extent, other)))
+
+    return ShapeClass(form, nearest(m, ROWS), nearest(n, COLUMNS), nearest(k, DEPTHS))
+
+
+CLASSES: tuple[ShapeClass, ...] = tuple(
+    ShapeClass(form, m, n, k) for form in FORMS for m in ROWS for n in COLUMNS for k in DEPTHS
+)
 
 
 @cache

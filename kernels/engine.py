@@ -17,7 +17,9 @@ __all__ = [
 ]
 
 
-def open_engine(select: str = "auto", memory: float | None = None) -> Engine:
+def open_engine(
+    select: str = "auto", memory: float | None = None, *, search: bool = False
+) -> Engine:
     """Choose a device, build and warm its products, and return its engine.
 
     Slow on a cold kernel cache (seconds), so call it off the event-loop thread; so is the first use
@@ -26,6 +28,8 @@ def open_engine(select: str = "auto", memory: float | None = None) -> Engine:
     Args:
         select: what a person wrote; see `choose`.
         memory: what its arrays may take: bytes, or up to 1 a share of the device's memory.
+        search: whether the first use of a device for which no figures are shipped may take up to 10 s
+            more to find the best cuts of its products, which are kept on disk; results are the same.
 
     Raises:
         DeviceError: there is no such device, it fails, or numpy is to be bounded.
@@ -41,7 +45,7 @@ def open_engine(select: str = "auto", memory: float | None = None) -> Engine:
         return NumpyEngine(info)
     from kernels.opencl import OpenCLEngine
 
-    return OpenCLEngine(info, memory)
+    return OpenCLEngine(info, memory, search=search)
 
 
 def open_rules(select: str = "auto") -> RuleHost:

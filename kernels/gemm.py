@@ -1,11 +1,12 @@
 """The matrix product of the OpenCL engine: programs, panels and the cut into work-items."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from kernels.activations import activation as find_activation
-from kernels.cut import HEIGHT, Tile, best_cut
+from kernels.cut import FORMS, HEIGHT, Choice, Cut, ShapeClass, Tile, best_cut, shape_class
 from kernels.interface import Form
 from kernels.program import Kernel, Located, OpenDevice, define, source
 
@@ -20,15 +21,15 @@ WIDE = Tile(8, 48)
 NARROW = Tile(6, 16)
 """For 16 registers of 8 floats (AVX2): the sums take 12 of them."""
 
-_FORMS: tuple[Form, ...] = ("nn", "tn", "nt")
 _NOTHING: tuple[Any, int] = (None, 0)
 
 
 class Gemm:
-    """Products in the three forms."""
+    """Products in the three forms, cut by what was measured for their class or else by the model."""
 
     def __init__(self, device: OpenDevice) -> None:
-        self._device = device
+        self.choices: Mapping[ShapeClass, Choice] = {}
+        self._units = device.info.compute_units
         self._tiled = device.info.type == "cpu"
         self._tile = tile_of(device)
         self._products: dict[Form, Kernel] = {}
@@ -59,12 +60,19 @@ class Gemm:
         numbers[6:8] = find_activation(activation).code, find_activation(derivative).code
         numbers[8:11] = m, n, k
         if self._tiled:
-            cut = best_cut(form, m, n, k, self._device.info.compute_units, self._tile)
+            choice = self.choices.get(shape_class(form, m, n, k)) if self.choices else None
+            cut = self.cut_by(choice, form, m, n, k)
             numbers[11:14] = cut.columns, cut.rows, block_of(k)
             grid, group = cut.grid(m, n), (1, 1)
         else:
             grid, group = (-(-n // SPAN) * 16, -(-m // SPAN) * 16), (16, 16)
         self._products[form](grid, group, *(buffer for buffer, _ in arrays), numbers)
+
+    def cut_by(self, choice: Choice | None, form: Form, m: int, n: int, k: int) -> Cut:
+        """Return how a product is cut by a choice, or by the model where there is none."""
+        if choice:
+            return choice.cut(m, n, self._units, self._tile)
+        return best_cut(form, m, n, k, self._units, self._tile)
 
 
 def tile_of(device: OpenDevice) -> Tile:
@@ -75,7 +83,7 @@ def tile_of(device: OpenDevice) -> Tile:
 def gemm_sources(device: OpenDevice) -> dict[Form, str]:
     """Return each form's program: register tiles on a CPU, else tiles in local memory."""
     tile = tile_of(device) if device.info.type == "cpu" else None
-    return {form: _source(form, tile) for form in _FORMS}
+    return {form: _source(form, tile) for form in FORMS}
 
 
 def _source(form: Form, tile: Tile | None) -> str:

@@ -1,7 +1,7 @@
 """The OpenCL engine: arrays as (buffer, offset), operations enqueued in one in-order queue."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -26,6 +26,7 @@ from kernels.operations import Operations
 from kernels.program import Located, OpenDevice, Replay, building
 from kernels.rule_kernel import RuleProgram
 from kernels.rule_twin import RuleSpec, coefficients, state_count
+from kernels.tuning import Found, prepare, tune
 from kernels.windows import Window
 
 
@@ -68,7 +69,9 @@ class OpenCLEngine:
     kernel objects keep their arguments, so two threads would mix them.
     """
 
-    def __init__(self, info: DeviceInfo, memory: float | None = None) -> None:
+    def __init__(
+        self, info: DeviceInfo, memory: float | None = None, *, search: bool = False
+    ) -> None:
         """Open a device, which gives no more than `memory`: see `OpenDevice`."""
         self.info = info
         self.waits = 0
@@ -77,6 +80,7 @@ class OpenCLEngine:
         with building(info, [*gemm_sources(self.device).values()]):
             self._gemm = Gemm(self.device)
             self._warm()
+        prepare(self.device, self._gemm, first_use=search)
         self._convolution: Convolution | None = None
 
     def _warm(self) -> None:
@@ -249,6 +253,13 @@ class OpenCLEngine:
             )
 
         return apply
+
+    def tune(self) -> Iterator[Found]:
+        """Yield what a long search finds for each class of products, then keep it on disk.
+
+        It takes `kernels.tuning.LONG` seconds at most. Raises OSError, DeviceError.
+        """
+        return tune(self.device, self._gemm)
 
     def close(self) -> None:
         """Finish, and release the queue and the context."""

@@ -224,11 +224,14 @@ def config_get(
 @app.command()
 def doctor(
     device: Annotated[str | None, typer.Option(help="Examine this device only.")] = None,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Search for the best cuts of products instead.")
+    ] = False,
 ) -> None:
     """Try every device, kernel family and the network of this machine, and say what is wrong."""
-    from paramserver.doctor import examine  # what it measures with is slow to import
+    from paramserver.doctor import examine, tune_devices  # what they measure with imports slowly
 
-    raise SystemExit(run_loop(examine(device, print)))
+    raise SystemExit(run_loop((tune_devices if tune else examine)(device, print)))
 
 
 @app.command()

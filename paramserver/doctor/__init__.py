@@ -15,9 +15,10 @@ from paramserver.doctor.network import examine_pair
 from paramserver.doctor.ports import examine_ports
 from paramserver.doctor.report import Report
 from paramserver.doctor.system import examine_system
+from paramserver.doctor.tune import tune_devices
 from paramserver.doctor.versions import examine_versions
 
-__all__ = ["examine"]
+__all__ = ["examine", "tune_devices"]
 
 
 async def examine(device: str | None, say: Callable[[str], None]) -> int:

@@ -1,14 +1,15 @@
 """The child that touches devices: ``python -m paramserver.doctor.trial``.
 
 Without an argument it tells every device; with one it opens the device that the argument selects,
-measures its kernels and compares their results with numpy's.
+measures its kernels and compares their results with numpy's. With "tune" as a second one it searches
+for the best cuts of that device's products instead.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 
 from kernels.device import devices
 from kernels.engine import open_engine
@@ -32,10 +33,30 @@ def try_device(select: str, voice: Voice) -> None:
         voice.tell(error=str(error))
 
 
+def tune_device(select: str, voice: Voice) -> None:
+    """Open one device, tell what a search finds for each class of products, and keep it."""
+    try:
+        engine = open_engine(select)
+        voice.tell(device=asdict(engine.info))
+        if engine.info.type != "numpy":
+            from kernels.opencl import OpenCLEngine  # pyopencl may not be there
+
+            assert isinstance(engine, OpenCLEngine)
+            for found in engine.tune():
+                choice = None if found.choice is None else astuple(found.choice)
+                voice.tell(of=str(found.of), choice=choice, ratio=found.ratio)
+        voice.tell(end=True)
+        engine.close()
+    except (KernelError, OSError) as error:
+        voice.tell(error=str(error))
+
+
 def main() -> None:
     """Tell what was asked for."""
     voice = Voice()
-    if len(sys.argv) > 1:
+    if sys.argv[2:] == ["tune"]:
+        tune_device(sys.argv[1], voice)
+    elif len(sys.argv) > 1:
         try_device(sys.argv[1], voice)
     else:
         voice.tell(devices=[asdict(info) for info in devices()])

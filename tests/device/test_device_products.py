@@ -115,6 +115,23 @@ def test_a_row_depends_on_neither_the_number_of_rows_nor_its_place(
         np.testing.assert_array_equal(result, whole[first : first + m])
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_rows_at_the_edge_of_a_tile_are_those_of_a_whole_one(
+    opencl: OpenCLEngine, form: Form
+) -> None:
+    n, k = 17, 300  # two blocks of K
+    a, b = normal(1, 90, k), normal(2, k, n)
+    right = put(opencl, b.T if form == "nt" else b)
+    results = {}
+    for m in (90, *range(1, 18), *range(71, 82)):
+        out = opencl.empty((m, n))
+        part = a[:m]
+        opencl.matmul(put(opencl, part.T if form == "tn" else part), right, out, form=form)
+        results[m] = get(opencl, out)
+    for m, result in results.items():
+        np.testing.assert_array_equal(result, results[90][:m])
+
+
 @pytest.mark.heavy
 def test_a_column_depends_on_neither_the_panel_nor_the_form(opencl: OpenCLEngine) -> None:
     m, k = 19, 700
