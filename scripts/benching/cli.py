@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from benching import checkpoint, conv, gemm, latency, rules, step, train, wire
+from benching import checkpoint, conv, gemm, latency, rules, start, step, train, wire
 from benching.busy import BUSY, busy_share
 from benching.printing import Sheet
 from benching.suites import Settings, Suite
@@ -27,6 +27,7 @@ SUITES: dict[str, Suite] = {
         latency.SUITE,
         train.SUITE,
         checkpoint.SUITE,
+        start.SUITE,
     )
 }
 ALL = "all"

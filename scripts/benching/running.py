@@ -117,10 +117,9 @@ class Command:
         except TimeoutError:
             raise NotReady(f"node train: no end after {RUN_WITHIN:g} s") from None
         finally:
-            await _end(process)
+            await end(process)
         if process.returncode != 0:
-            words = log.read_text(errors="replace").splitlines()[-4:]
-            raise NotReady(f"node train ended ({process.returncode}): {' | '.join(words)}")
+            raise NotReady(f"node train ended ({process.returncode}): {words_of(log)}")
         result = json.loads(out)
         self.seconds += result["seconds"]
         events = map(json.loads, (output / "events.jsonl").read_text().splitlines())
@@ -133,7 +132,12 @@ class Command:
         """Do nothing: the command has ended."""
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
+def words_of(log: Path) -> str:
+    """Return the last lines of a log as one."""
+    return " | ".join(log.read_text(errors="replace").splitlines()[-4:])
+
+
+async def end(process: asyncio.subprocess.Process) -> None:
     """End the command in good order, then by force; its children go when it does."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         if process.returncode is None:

@@ -65,7 +65,8 @@ def test_an_unknown_suite_is_one_line_that_names_the_others(tmp_path: Path) -> N
     done = bench("gemmm", "--json", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "bench: unknown suite 'gemmm': use gemm, step, rules, wire, latency, train, checkpoint or all\n"
+        "bench: unknown suite 'gemmm': use gemm, step, rules, wire, latency, train, checkpoint, "
+        "start or all\n"
     )
 
 
@@ -73,7 +74,17 @@ def test_without_a_suite_it_names_them(tmp_path: Path) -> None:
     done = bench(cwd=tmp_path)
     assert done.returncode == 2
     words = {line.split()[0] for line in done.stdout.splitlines()}
-    assert words >= {"gemm", "step", "rules", "wire", "latency", "train", "checkpoint", "all"}
+    assert words >= {
+        "gemm",
+        "step",
+        "rules",
+        "wire",
+        "latency",
+        "train",
+        "checkpoint",
+        "start",
+        "all",
+    }
 
 
 @pytest.mark.usefixtures("no_orphans")
