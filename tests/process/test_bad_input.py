@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from kernels.device import devices
 from tests.support.process import Running, run
 
 pytestmark = pytest.mark.usefixtures("no_orphans")
@@ -120,6 +121,16 @@ def test_a_worker_without_its_device_ends_the_run_with_its_words(tmp_path: Path)
     done = run("nodes", "start", "--join", "127.0.0.1:1", "--device", "abacus", cwd=tmp_path)
     assert done.returncode == 3
     assert "abacus" in done.stderr
+
+
+@pytest.mark.skipif(not devices(), reason="no OpenCL device on this host")
+def test_a_model_that_is_more_than_its_memory_names_the_setting(tmp_path: Path) -> None:
+    line = fails(2, "train", "digits", "--json", "--set", "device.memory=20000", cwd=tmp_path)
+    assert "may give 20,000 bytes by device.memory = 20000" in line
+    line = fails(
+        3, *("train", "digits", "--json"), "--set=device.memory=0.5", "--device=numpy", cwd=tmp_path
+    )
+    assert "device.memory bounds OpenCL devices" in line
 
 
 def test_nobody_at_the_address_is_said_so(tmp_path: Path) -> None:
