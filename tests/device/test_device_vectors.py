@@ -132,7 +132,7 @@ def test_what_does_not_fit_is_refused(engine: Engine) -> None:
         vectors.difference(engine, a, b, a)
     with pytest.raises(KernelError, match="must be positive and finite, not 0"):
         vectors.clip_norm(engine, a, 0.0, b)
-    with pytest.raises(KernelError, match="a sum over 600 elements needs a workspace of 4"):
+    with pytest.raises(KernelError, match="a reduction of 600 elements needs a workspace of 4"):
         vectors.clip_norm(engine, engine.empty((600,)), 1.0, engine.empty((3,)))
     with pytest.raises(KernelError, match="must be positive"):
         vectors.clip_norm(engine, a, -1.0, b)
