@@ -4,20 +4,36 @@
  */
 
 /* Go over the elements of a work-item by runs in one row: STATEMENT(SUFFIX, T, LOAD, STORE) has the
- * element's place x in the state and the place i of its input gate. */
+ * element's place x in the state and the place i of its input gate. Where vectors are used, what is
+ * left of a row goes through one too: so a result does not depend on where a work-item begins. */
 #if LANES == 16
-#define VECTORS(STATEMENT)                                                                         \
-  for (; x + 16 <= stop; x += 16, i += 16) { STATEMENT(16, float16, LOAD16, STORE16) }
+static inline float16 load_some(const __global float *p, int count)
+{
+  float16 found = 0;
+  for (int lane = 0; lane < count; lane++) ((float *)&found)[lane] = p[lane];
+  return found;
+}
+
+static inline void store_some(__global float *p, float16 v, int count)
+{
+  for (int lane = 0; lane < count; lane++) p[lane] = ((float *)&v)[lane];
+}
+
+#define LOAD_SOME(p) load_some(p, stop - x)
+#define STORE_SOME(p, v) store_some(p, v, stop - x)
+#define ROW(STATEMENT)                                                                             \
+  for (; x + 16 <= stop; x += 16, i += 16) { STATEMENT(16, float16, LOAD16, STORE16) }             \
+  if (x < stop) { STATEMENT(16, float16, LOAD_SOME, STORE_SOME) }
 #else
-#define VECTORS(STATEMENT)
-#endif
 #define STORE1(p, v) *(p) = v
+#define ROW(STATEMENT)                                                                             \
+  for (; x < stop; x++, i++) { STATEMENT(1, float, *, STORE1) }
+#endif
 #define EACH_ELEMENT(STATEMENT)                                                                    \
   for (ulong start = first; start < end;) {                                                        \
     const ulong row = start / n, stop = min(end, (row + 1) * n);                                   \
     ulong x = start, i = row * 3 * n + start;                                                      \
-    VECTORS(STATEMENT)                                                                             \
-    for (; x < stop; x++, i++) { STATEMENT(1, float, *, STORE1) }                                  \
+    ROW(STATEMENT)                                                                                 \
     start = stop;                                                                                  \
   }
 
