@@ -14,7 +14,9 @@ __kernel void embedding(
     const bool known = id >= 0 && id < rows;
     const __global float *from = table + table_at + (ulong)(known ? id : 0) * n;
     __global float *to = out + out_at + item * n;
-    for (int x = 0; x < n; x++) to[x] = known ? from[x] : NAN;
+    int x = 0;
+    EACH_16(x, n) STORE16(to + x, known ? LOAD16(from + x) : (float16)NAN);
+    for (; x < n; x++) to[x] = known ? from[x] : NAN;
   }
 }
 

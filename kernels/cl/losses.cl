@@ -107,11 +107,16 @@ LOSS(binary_cross_entropy, float)
     const float slope = 1.0f / n;
     float total = 0;
     bool hit = true;
-    for (int c = 0; c < n; c++) {
-      const float e = exp(-fabs(x[c]));
-      total += (x[c] < 0 ? 0 : x[c]) - x[c] * t[c] + log1p(e);
-      d[c] = ((x[c] < 0 ? e : 1) / (1 + e) - t[c]) * slope;
-      hit = hit && (x[c] > 0) == (t[c] > 0.5f);
+    for (int c = 0; c < n; c += 16) {
+      const int count = min(16, n - c);
+      const float16 logits = load_some(x + c, count), wanted = load_some(t + c, count);
+      const float16 e = EXP_16(logits < 0 ? logits : -logits);
+      const float16 losses = (logits < 0 ? 0 : logits) - logits * wanted + LOG1P_16(e);
+      store_some(d + c, ((logits < 0 ? e : 1) / (1 + e) - wanted) * slope, count);
+      for (int lane = 0; lane < count; lane++) {
+        total += ((float *)&losses)[lane];
+        hit = hit && (x[c + lane] > 0) == (t[c + lane] > 0.5f);
+      }
     }
     RESULT(total / n, hit)
   }

@@ -7,18 +7,6 @@
  * element's place x in the state and the place i of its input gate. Where vectors are used, what is
  * left of a row goes through one too: so a result does not depend on where a work-item begins. */
 #if LANES == 16
-static inline float16 load_some(const __global float *p, int count)
-{
-  float16 found = 0;
-  for (int lane = 0; lane < count; lane++) ((float *)&found)[lane] = p[lane];
-  return found;
-}
-
-static inline void store_some(__global float *p, float16 v, int count)
-{
-  for (int lane = 0; lane < count; lane++) p[lane] = ((float *)&v)[lane];
-}
-
 #define LOAD_SOME(p) load_some(p, stop - x)
 #define STORE_SOME(p, v) store_some(p, v, stop - x)
 #define ROW(STATEMENT)                                                                             \

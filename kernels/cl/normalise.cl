@@ -53,7 +53,10 @@ __kernel void layer_norm(
     __global float *to = out + out_at + row * n;
     const float mean = sum_of(from, n) / n;
     const float inverse = 1 / sqrt(squares_of(from, mean, n) / n + epsilon);
-    for (int c = 0; c < n; c++) to[c] = (from[c] - mean) * inverse * gain[c] + bias[c];
+    int c = 0;
+    EACH_16(c, n)
+    STORE16(to + c, (LOAD16(from + c) - mean) * inverse * LOAD16(gain + c) + LOAD16(bias + c));
+    for (; c < n; c++) to[c] = (from[c] - mean) * inverse * gain[c] + bias[c];
     moments[moments_at + row] = mean;
     moments[moments_at + items + row] = inverse;
   }
@@ -87,7 +90,13 @@ __kernel void layer_norm_back(
     }
     first = (first + sum_16(first_16)) / n;
     second = (second + sum_16(second_16)) / n * inverse * inverse;
-    for (c = 0; c < n; c++) to[c] = inverse * (d[c] * g[c] - first - (from[c] - mean) * second);
+    c = 0;
+    EACH_16(c, n)
+    {
+      const float16 given = LOAD16(d + c) * LOAD16(g + c);
+      STORE16(to + c, inverse * (given - first - (LOAD16(from + c) - mean) * second));
+    }
+    for (; c < n; c++) to[c] = inverse * (d[c] * g[c] - first - (from[c] - mean) * second);
   }
 }
 

@@ -44,13 +44,15 @@ ROWS_OF(softmax)
       STORE16(to + c, e);
       sums += e;
     }
+    if (LANES == 16 && c < n) store_some(to + c, EXP_16(load_some(from + c, n - c) - highest), n - c);
     for (; c < n; c++) {
-      const float e = exp(from[c] - highest);
-      to[c] = e;
-      total += e;
+      if (LANES != 16) to[c] = exp(from[c] - highest);
+      total += to[c];
     }
     total += sum_16(sums);
-    for (c = 0; c < n; c++) to[c] /= total;
+    c = 0;
+    EACH_16(c, n) STORE16(to + c, LOAD16(to + c) / total);
+    for (; c < n; c++) to[c] /= total;
   }
 }
 
@@ -67,7 +69,9 @@ ROWS_BACK(softmax_back)
     EACH_16(c, n) sums += LOAD16(d + c) * LOAD16(p + c);
     for (; c < n; c++) total += d[c] * p[c];
     total += sum_16(sums);
-    for (c = 0; c < n; c++) to[c] = p[c] * (d[c] - total);
+    c = 0;
+    EACH_16(c, n) STORE16(to + c, LOAD16(p + c) * (LOAD16(d + c) - total));
+    for (; c < n; c++) to[c] = p[c] * (d[c] - total);
   }
 }
 
@@ -84,7 +88,9 @@ ROWS_OF(log_softmax)
     EACH_16(c, n) sums += EXP_16(LOAD16(from + c) - highest);
     for (; c < n; c++) total += exp(from[c] - highest);
     total = log(total + sum_16(sums));
-    for (c = 0; c < n; c++) to[c] = from[c] - highest - total;
+    c = 0;
+    EACH_16(c, n) STORE16(to + c, LOAD16(from + c) - highest - total);
+    for (; c < n; c++) to[c] = from[c] - highest - total;
   }
 }
 
