@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kernels.errors import DeviceError
+from kernels.placement import spreading
 
 INSTALL_HINT = (
     'install one (pip install "pyopencl[pocl]" brings a CPU device on Linux x86-64; a GPU\'s comes '
@@ -63,9 +64,11 @@ def _opencl_devices() -> Iterator[Any]:
         return
     for opencl_platform in platforms:
         try:
-            yield from opencl_platform.get_devices()
+            with spreading(opencl_platform.name):  # PoCL starts its threads when first asked
+                found = opencl_platform.get_devices()
         except cl.Error:  # a platform without a device of its own: a driver without its hardware
             continue
+        yield from found
 
 
 def _describe(index: int, device: Any) -> DeviceInfo:

@@ -26,6 +26,7 @@ from kernels.activations import ACTIVATIONS, LEAK
 from kernels.device import DeviceInfo, found_devices
 from kernels.errors import DeviceError, KernelError
 from kernels.memory import DeviceMemory
+from kernels.placement import POCL
 from kernels.translating import Translating, check_ended_well
 
 BUILD_DEADLINE = 120.0
@@ -33,8 +34,6 @@ BUILD_DEADLINE = 120.0
 
 Located = tuple[Any, int]
 """A buffer and an offset in elements."""
-
-POCL = "Portable Computing Language"
 
 
 def source(*names: str) -> str:

@@ -20,7 +20,8 @@ import numpy as np
 from kernels.cut import CLASSES, Choice, ShapeClass
 from kernels.errors import DeviceError
 from kernels.gemm import Gemm, gemm_sources
-from kernels.program import POCL, Located, OpenDevice, Replay, cache_folder
+from kernels.placement import POCL
+from kernels.program import Located, OpenDevice, Replay, cache_folder
 
 FORMAT = 1
 SHORT, LONG = 10.0, 90.0
