@@ -4,7 +4,7 @@ Any cut gives the same sums, for each element's order over K is fixed.
 """
 
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 
 from kernels.interface import Form
 
@@ -21,6 +21,8 @@ PACKING = 0.3
 """Cycles for each element that is packed."""
 STRIDE = 16
 """Cycles to begin with each row of B that is packed: it lies in another page than the one before."""
+READING = 0.2
+"""Cycles for each element of A that is read for a panel: wide panels are better where there are."""
 ITEM = 500
 """Cycles that an item costs beside."""
 LATE = 15000
@@ -60,20 +62,21 @@ def cuts(m: int, n: int, units: int, tile: Tile) -> list[Cut]:
         columns = -(-n // groups)
         grain = tile.panel if columns > tile.panel else 16
         columns = -(-columns // grain) * grain
-        most = max(1, min(8 * units, m // 16))
+        most = max(1, min(-(-8 * units // groups), m // 16))
         heights = (-(-m // (chunks * tile.rows)) for chunks in range(1, most + 1))
         found += [Cut(columns, height * tile.rows) for height in heights]
     return list(dict.fromkeys(found))
 
 
-def cycles(cut: Cut, form: Form, m: int, n: int, k: int, units: int) -> float:
+def cycles(cut: Cut, form: Form, m: int, n: int, k: int, units: int, tile: Tile) -> float:
     """Return about how long a product takes when it is cut so."""
     across, down = cut.grid(m, n)
     items = across * down
     width = min(cut.columns, -(-n // 16) * 16)
     height = min(cut.rows, m)
     packed = PACKING * (width + (height if form == "tn" else 0)) + STRIDE
-    item = k * (width * height / PER_CYCLE + packed) + ITEM
+    read = READING * height * -(-width // tile.panel)
+    item = k * (width * height / PER_CYCLE + packed + read) + ITEM
     if items == 1 or units == 1:
         return items * item
     # Items are handed out as units ask: at the end, all the others wait for the last.
@@ -132,7 +135,7 @@ CLASSES: tuple[ShapeClass, ...] = tuple(
 )
 
 
-@cache
+@lru_cache(1024)
 def best_cut(form: Form, m: int, n: int, k: int, units: int, tile: Tile) -> Cut:
     """Choose the cut that the model finds the quickest."""
-    return min(cuts(m, n, units, tile), key=lambda cut: cycles(cut, form, m, n, k, units))
+    return min(cuts(m, n, units, tile), key=lambda cut: cycles(cut, form, m, n, k, units, tile))
