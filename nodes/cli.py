@@ -242,7 +242,12 @@ def start(
         new_identity(name),
         secret,
         shard="shard" in wanted,
-        role=WorkerRole(device_config.select, data_root, memory=device_config.memory),
+        role=WorkerRole(
+            device_config.select,
+            data_root,
+            memory=device_config.memory,
+            tune=device_config.tune,
+        ),
         join=join,
         open_rules=partial(open_rules, device_config.select),
     )

@@ -183,11 +183,14 @@ class DeviceConfig(Section):
     ``select`` is "auto", an index, a part of a name, a type ("cpu", "gpu") or "numpy"; ``cores``
     the CPU cores that one worker uses, its share of the machine unless given. ``memory`` bounds what
     one worker's arrays take on an OpenCL device: bytes, or up to 1 a share of the device's memory.
+    ``tune`` lets the first start on a kind of device for which no figures are shipped look for the
+    best cuts of its products, for 10 seconds at most; what it finds is kept.
     """
 
     select: Text = "auto"
     cores: Annotated[int, Field(gt=0, le=4096)] | None = None
     memory: Annotated[float, Field(gt=0)] | None = None
+    tune: bool = True
 
 
 class StatusConfig(Section):

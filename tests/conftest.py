@@ -53,6 +53,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # Capturing is suspended here, so this is the terminal's stderr and stays it.
     config.stash[STDERR] = os.dup(2)
     os.environ[SESSION_VARIABLE] = f"{os.getpid()}-{secrets.token_hex(8)}"
+    # Processes that the tests start do not search for what their device does best.
+    os.environ["PARAMSERVER_DEVICE__TUNE"] = "false"
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -107,6 +107,8 @@ async def start_children(children: Children, recipe: Recipe) -> set[str]:
     ]
     if recipe.device.memory is not None:
         common.append(f"--set=device.memory={recipe.device.memory}")
+    if not recipe.device.tune:
+        common.append("--set=device.tune=false")
     if recipe.device.cores is not None:
         shares = [recipe.device.cores] * cluster.worker_count
     else:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from kernels.device import DeviceInfo
@@ -36,7 +37,8 @@ class WorkerRole:
     """Computes for the cluster.
 
     ``data_root`` is this machine's folder of data sets, the recipe's unless given. ``wrap`` may
-    replace what a run computes with (see `Compute`).
+    replace what a run computes with (see `Compute`). ``memory`` and ``tune`` are those of the
+    configuration's ``device``.
     """
 
     name = "worker"
@@ -47,9 +49,10 @@ class WorkerRole:
         data_root: Path | None = None,
         wrap: Callable[[Compute], Compute] | None = None,
         memory: float | None = None,
+        tune: bool = False,
     ) -> None:
         self._select = device
-        self._memory = memory
+        self._open = partial(open_engine, device, memory, search=tune)
         self._data_root = data_root
         self._wrap = wrap
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compute")
@@ -71,9 +74,7 @@ class WorkerRole:
     async def prepare(self) -> None:
         """Open the device and build its kernels, on the thread that owns them."""
         loop = asyncio.get_running_loop()
-        self._engine = await loop.run_in_executor(
-            self._thread, open_engine, self._select, self._memory
-        )
+        self._engine = await loop.run_in_executor(self._thread, self._open)
 
     async def leave(self, seconds: float) -> None:
         """Finish the step under way and leave the run, within so many seconds."""
