@@ -23,7 +23,7 @@ class Operation:
     """
 
     name: str
-    """The kernel's name."""
+    """The kernel's name; no other operation has it."""
     source: str
     """The file in `kernels/cl`, after common.cl; a file is built when it is first needed."""
     arrays: int
