@@ -62,6 +62,7 @@ def check_matmul(
     bias: Array | None,
     activation: str,
     derivative: tuple[str, Array] | None,
+    residual: Array | None,
 ) -> tuple[int, int, int]:
     """Return (M, N, K) of a product; raise KernelError if the shapes do not fit the form."""
     for name in (activation, *(() if derivative is None else (derivative[0],))):
@@ -70,19 +71,22 @@ def check_matmul(
         raise KernelError(f'unknown form {form!r} of a product: use "nn", "tn" or "nt"')
     if not len(a.shape) == len(b.shape) == len(out.shape) == 2:
         raise KernelError("a product takes matrices")
-    for array in (a, b, out, *(() if bias is None else (bias,))):
-        check_type("a product", array, np.float32)
+    of_y = None if derivative is None else derivative[1]
+    for array in (a, b, out, bias, of_y, residual):
+        if array is not None:
+            check_type("a product", array, np.float32)
     m, k = a.shape if form != "tn" else (a.shape[1], a.shape[0])
     inner, n = b.shape if form != "nt" else (b.shape[1], b.shape[0])
     fits = inner == k and out.shape == (m, n)
     fits = fits and (bias is None or bias.shape == (n,))
-    fits = fits and (derivative is None or derivative[1].shape == (m, n))
+    fits = fits and all(array is None or array.shape == (m, n) for array in (of_y, residual))
     if not fits or min(m, n, k) < 1:
         raise KernelError(
             f"shapes do not fit the form {form}: {list(a.shape)} by {list(b.shape)} "
             f"into {list(out.shape)}"
             + ("" if bias is None else f", bias {list(bias.shape)}")
-            + ("" if derivative is None else f", derivative {list(derivative[1].shape)}")
+            + ("" if of_y is None else f", derivative {list(of_y.shape)}")
+            + ("" if residual is None else f", residual {list(residual.shape)}")
         )
     return m, n, k
 

@@ -35,7 +35,7 @@ class Gemm:
         self._products: dict[Form, Kernel] = {}
         for form, text in gemm_sources(device).items():
             program = device.build(text, {})
-            self._products[form] = device.kernel(program, "product", (None,) * 6)
+            self._products[form] = device.kernel(program, "product", (None,) * 7)
 
     def __call__(
         self,
@@ -44,8 +44,10 @@ class Gemm:
         out: Located,
         bias: Located | None,
         y: Located | None,
+        residual: Located | None,
         *,
         form: Form,
+        scale: float,
         activation: str,
         derivative: str,
         m: int,
@@ -53,10 +55,13 @@ class Gemm:
         k: int,
     ) -> None:
         """Enqueue one product; arguments as in `Engine.matmul`, already checked."""
-        arrays = (a, b, out, bias or _NOTHING, y or _NOTHING)
+        others = (bias or _NOTHING, y or _NOTHING, residual or _NOTHING)
+        arrays = (a, b, out, *others)
         numbers = np.zeros(16, np.int64)
-        numbers[:5] = [offset for _, offset in arrays]
-        numbers[5] = bias is not None
+        offsets = [offset for _, offset in arrays]
+        numbers[:5], numbers[14] = offsets[:5], offsets[5]
+        numbers[5] = (bias is not None) + 2 * (residual is not None)
+        numbers[15] = np.float32(scale).view(np.int32)
         numbers[6:8] = find_activation(activation).code, find_activation(derivative).code
         numbers[8:11] = m, n, k
         if self._tiled:

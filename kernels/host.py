@@ -157,9 +157,11 @@ class NumpyEngine:
         bias: Array | None = None,
         activation: str = "identity",
         derivative: tuple[str, Array] | None = None,
+        residual: Array | None = None,
+        scale: float = 1.0,
     ) -> None:
         """Multiply matrices; see `Engine.matmul`."""
-        check_matmul(a, b, out, form, bias, activation, derivative)
+        check_matmul(a, b, out, form, bias, activation, derivative, residual)
         self._do(
             reference.matmul,
             _data(a),
@@ -169,6 +171,8 @@ class NumpyEngine:
             bias=None if bias is None else _data(bias),
             activation=activation,
             derivative=None if derivative is None else (derivative[0], _data(derivative[1])),
+            residual=None if residual is None else _data(residual),
+            scale=scale,
         )
 
     def convolve(

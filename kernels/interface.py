@@ -140,13 +140,16 @@ class Engine(Protocol):
         bias: Array | None = None,
         activation: str = "identity",
         derivative: tuple[str, Array] | None = None,
+        residual: Array | None = None,
+        scale: float = 1.0,
     ) -> None:
         """Multiply matrices: `out[M,N] = epilogue(op(a) op(b))`.
 
         Forms: "nn" takes a[M,K], b[K,N]; "tn" a[K,M], b[K,N] (a weight's gradient, x^T delta);
-        "nt" a[M,K], b[N,K] (an input's gradient, delta W^T). The epilogue adds `bias[N]`, applies
-        `activation`, then multiplies by the derivative of the named activation, taken from that
-        activation's output y[M,N] in `derivative = (name, y)`. `out` overlaps no other array.
+        "nt" a[M,K], b[N,K] (an input's gradient, delta W^T). The epilogue multiplies by `scale`, adds
+        `bias[N]` and `residual[M,N]`, applies `activation`, then multiplies by the derivative of the
+        named activation, taken from that activation's output y[M,N] in `derivative = (name, y)`. `out`
+        overlaps no other array.
         """
 
     def convolve(

@@ -146,12 +146,14 @@ class OpenCLEngine:
         bias: Array | None = None,
         activation: str = "identity",
         derivative: tuple[str, Array] | None = None,
+        residual: Array | None = None,
+        scale: float = 1.0,
     ) -> None:
         """Enqueue a product with its epilogue.
 
         A row's result depends on neither the number of rows nor the cut into tiles.
         """
-        m, n, k = check_matmul(a, b, out, form, bias, activation, derivative)
+        m, n, k = check_matmul(a, b, out, form, bias, activation, derivative, residual)
         name, y = derivative or ("identity", None)
         self._gemm(
             self._at(a),
@@ -159,7 +161,9 @@ class OpenCLEngine:
             self._at(out),
             None if bias is None else self._at(bias),
             None if y is None else self._at(y),
+            None if residual is None else self._at(residual),
             form=form,
+            scale=scale,
             activation=activation,
             derivative=name,
             m=m,

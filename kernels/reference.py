@@ -20,11 +20,16 @@ def matmul(
     bias: np.ndarray | None = None,
     activation: str = "identity",
     derivative: tuple[str, np.ndarray] | None = None,
+    residual: np.ndarray | None = None,
+    scale: float = 1.0,
 ) -> None:
     """Multiply matrices in one of the three forms and apply the epilogue to `out[M,N]`."""
     np.matmul(a.T if form == "tn" else a, b.T if form == "nt" else b, out=out)
+    out *= out.dtype.type(scale)
     if bias is not None:
         out += bias
+    if residual is not None:
+        out += residual
     find_activation(activation).apply(out)
     if derivative is not None:
         name, y = derivative

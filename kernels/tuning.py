@@ -196,9 +196,22 @@ def _replay(
 ) -> Replay:
     gemm.choices = {} if choice is None else {of: choice}
     a, b, out = arrays
-    plain = {"activation": "identity", "derivative": "identity"}
     with device.recording() as replay:
-        gemm(a, b, out, None, None, form=of.form, m=of.m, n=of.n, k=of.k, **plain)
+        gemm(
+            a,
+            b,
+            out,
+            None,
+            None,
+            None,
+            form=of.form,
+            scale=1.0,
+            activation="identity",
+            derivative="identity",
+            m=of.m,
+            n=of.n,
+            k=of.k,
+        )
     return replay
 
 

@@ -133,22 +133,25 @@ static inline void pack_rows(const __global float *from, float *to, int m, int r
 
 /* Apply the epilogue to what was just stored and is still in the cache. */
 static inline void finish(
-  __global float *out, const __global float *bias, const __global float *y, int has_bias,
-  int activation, int derivative, int n, int first_row, int end_row, int column, int columns)
+  __global float *out, const __global float *bias, const __global float *y,
+  const __global float *residual, int has_bias, int has_residual, float scale, int activation,
+  int derivative, int n, int first_row, int end_row, int column, int columns)
 {
   for (int row = first_row; row < end_row; row++) {
     __global float *to = out + (size_t)row * n + column;
     int x = 0;
     for (; x + 16 <= columns; x += 16) {
-      float16 value = LOAD16(to + x);
+      float16 value = LOAD16(to + x) * scale;
       if (has_bias) value += LOAD16(bias + column + x);
+      if (has_residual) value += LOAD16(residual + (size_t)row * n + column + x);
       value = activate_16(value, activation);
       if (derivative) value = derive_16(value, LOAD16(y + (size_t)row * n + column + x), derivative);
       STORE16(to + x, value);
     }
     for (; x < columns; x++) {
-      float value = to[x];
+      float value = to[x] * scale;
       if (has_bias) value += bias[column + x];
+      if (has_residual) value += residual[(size_t)row * n + column + x];
       value = activate_1(value, activation);
       if (derivative) value = derive_1(value, y[(size_t)row * n + column + x], derivative);
       to[x] = value;
@@ -212,7 +215,7 @@ void product(ARGUMENTS)
       }
     }
   }
-  if (has_bias || activation || derivative)
-    finish(out, bias, y, has_bias, activation, derivative, n, first_row, end_row,
-           first_column, end_column - first_column);
+  if (has_bias || has_residual || scale != 1 || activation || derivative)
+    finish(out, bias, y, residual, has_bias, has_residual, scale, activation, derivative, n,
+           first_row, end_row, first_column, end_column - first_column);
 }

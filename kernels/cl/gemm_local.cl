@@ -51,8 +51,9 @@ void product(ARGUMENTS)
     for (int j = 0; j < 4; j++) {
       const int r = row + y_local + i * SIDE, c = column + x + j * SIDE;
       if (r < m && c < n) {
-        float value = sum[i][j];
+        float value = sum[i][j] * scale;
         if (has_bias) value += bias[c];
+        if (has_residual) value += residual[(size_t)r * n + c];
         value = activate_1(value, activation);
         if (derivative) value = derive_1(value, y[(size_t)r * n + c], derivative);
         out[(size_t)r * n + c] = value;

@@ -96,6 +96,38 @@ def test_the_epilogue_agrees_with_its_twin(
     np.testing.assert_allclose(get(engine, out), expected, rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_scale_and_residual_come_before_the_activation(engine: Engine, form: Form) -> None:
+    m, n, k = 13, 37, 20
+    a, b = operands(form, m, n, k)
+    bias, residual, y = normal(3, n), normal(4, m, n), np.tanh(normal(5, m, n))
+    expected = np.empty((m, n))
+    wide = [array.astype(float) for array in (a, b, bias, residual, y)]
+    reference.matmul(
+        *wide[:2],
+        expected,
+        form=form,
+        bias=wide[2],
+        activation="tanh",
+        derivative=("tanh", wide[4]),
+        residual=wide[3],
+        scale=0.25,
+    )
+    out = engine.empty((m, n))
+    there = [put(engine, array) for array in (a, b, bias, residual, y)]
+    engine.matmul(
+        *there[:2],
+        out,
+        form=form,
+        bias=there[2],
+        activation="tanh",
+        derivative=("tanh", there[4]),
+        residual=there[3],
+        scale=0.25,
+    )
+    np.testing.assert_allclose(get(engine, out), expected, rtol=2e-5, atol=2e-5)
+
+
 @pytest.mark.heavy
 @pytest.mark.parametrize("form", FORMS)
 def test_a_row_depends_on_neither_the_number_of_rows_nor_its_place(
