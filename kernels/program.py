@@ -171,7 +171,14 @@ class OpenDevice:
             # program's kernels over clang's warnings, which it gives for every float16 passed to
             # a function where the CPU has no AVX-512.
             warnings.simplefilter("ignore", cl.CompilerWarning)
-            return cl.Program(self.context, whole).build(["-w"])
+            try:
+                return cl.Program(self.context, whole).build(["-w"])
+            except cl.RuntimeError as error:
+                # LLVM removes its temporary files where the process gets a signal to end, though the
+                # process may end later, in good order, and needs the kernels until then.
+                if "No such file" not in str(error):
+                    raise
+                return cl.Program(self.context, whole).build(["-w"])
 
     def _vector_width(self) -> int:
         """Ask the device's compiler what it compiles for, which may be less than the CPU has.

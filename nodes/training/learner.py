@@ -117,6 +117,7 @@ class Learner:
         self._flag = engine.empty((1,), np.int32)
         self._host_stats: npt.NDArray[Any] = np.zeros(2 * steps, self._stats.dtype)
         self._host_flag = np.zeros(1, np.int32)
+        self._build()
 
     def __repr__(self) -> str:
         return f"<Learner of {self._model!r} on {self._engine.info.name}, {self._max_batch} rows>"
@@ -245,23 +246,38 @@ class Learner:
             found = self._mirrors[key] = _Mirrored(self._model, mirror)
         return found
 
+    def _build(self) -> None:
+        """Have every kernel of a step built: no step under way is to wait for a compiler."""
+        nothing = [np.empty(self._model.size, np.float32) for _ in range(2)]
+        weights, gradient = (
+            Parameters(self._model, self._engine.mirror(host).array) for host in nothing
+        )
+        with self._engine.recording():
+            self._enqueue_gradient(weights, 1, 0, gradient)
+            reductions.all_finite(self._engine, gradient.flat, self._flag)
+            if self._local is not None:
+                vectors.fill(self._engine, self._state[0] if self._state else gradient.flat, 0.0)
+                vectors.difference(self._engine, weights.flat, weights.flat, gradient.flat)
+
     def _differentiate(
         self, weights: Parameters, rows: int, step: int, gradient: Parameters
     ) -> None:
         """Compute the gradient of the minibatch on the device, clipped."""
+        key = ("gradient", rows, step, id(weights), id(gradient))
+        self._replay(key, lambda: self._enqueue_gradient(weights, rows, step, gradient))
 
-        def compute() -> None:
-            x = _rows(self._input, rows)
-            self._loss(self._activations.forward(x, weights), step)
-            self._activations.backward(x, weights, gradient)
-            # The gradient is a sum over the rows, the bounds are those of its mean.
-            if self._clip.value is not None:
-                vectors.clip_value(self._engine, gradient.flat, self._clip.value * rows)
-            if self._clip.norm is not None:
-                limit = self._clip.norm * rows
-                vectors.clip_norm(self._engine, gradient.flat, limit, self._sums)
-
-        self._replay(("gradient", rows, step, id(weights), id(gradient)), compute)
+    def _enqueue_gradient(
+        self, weights: Parameters, rows: int, step: int, gradient: Parameters
+    ) -> None:
+        x = _rows(self._input, rows)
+        self._loss(self._activations.forward(x, weights), step)
+        self._activations.backward(x, weights, gradient)
+        # The gradient is a sum over the rows, the bounds are those of its mean.
+        if self._clip.value is not None:
+            vectors.clip_value(self._engine, gradient.flat, self._clip.value * rows)
+        if self._clip.norm is not None:
+            limit = self._clip.norm * rows
+            vectors.clip_norm(self._engine, gradient.flat, limit, self._sums)
 
     def _replay(self, key: tuple[Any, ...], compute: Callable[[], None]) -> None:
         """Do on the device what ``compute`` asks for, taken down the first time for all later ones."""

@@ -65,7 +65,7 @@ def test_an_unknown_suite_is_one_line_that_names_the_others(tmp_path: Path) -> N
     done = bench("gemmm", "--json", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "bench: unknown suite 'gemmm': use gemm, step, rules, wire, latency, train, checkpoint, "
+        "bench: unknown suite 'gemmm': use gemm, conv, step, rules, wire, latency, train, checkpoint, "
         "start or all\n"
     )
 

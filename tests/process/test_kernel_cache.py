@@ -37,5 +37,5 @@ def test_the_processes_of_a_run_build_each_kernel_once(tmp_path: Path) -> None:
         )
         assert done.returncode == 0, done.stderr
         built = list(cache.rglob("*.so"))
-        assert len(built) > 10
+        assert len(built) > 5
         assert len(linked.read_text().splitlines()) == len(built)

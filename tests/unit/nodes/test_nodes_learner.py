@@ -146,6 +146,7 @@ def test_the_first_layer_needs_no_gradient_by_its_input(rng: np.random.Generator
     which = model("cross_entropy", "relu", "relu")
     engine = Counting()
     learner = Learner(engine, which, ROWS)
+    engine.done.clear()
     x, y = minibatch(which, rng)
     learner.gradient(weights_of(which, rng), x, y, np.empty(which.size, np.float32))
     forward, backward = ["matmul nn"] * 3, ["matmul tn", "matmul nt"] * 2 + ["matmul tn"]
