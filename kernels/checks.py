@@ -114,6 +114,11 @@ def check_convolution(
     )
     for array in (x, weights, out, *(array for array, _ in others)):
         check_type("a convolution", array, np.float32)
+        if not 0 < array.size < 1 << 31:
+            raise KernelError(
+                f"a convolution takes arrays of 1 to 2^31 - 1 elements, got {list(array.shape)}: "
+                "use a smaller minibatch or layer"
+            )
 
 
 def check_whole(what: str, *arrays: Array) -> int:

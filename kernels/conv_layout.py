@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from kernels.errors import KernelError
 from kernels.program import OpenDevice
 from kernels.windows import Pair, Window
 
@@ -86,6 +87,8 @@ class Tables:
         return found
 
     def _put(self, table: np.ndarray) -> Any:
+        if table.max(initial=0) >= 1 << 31:
+            raise KernelError("an image of 2^31 elements or more is too large for a convolution")
         host = np.ascontiguousarray(table, np.int32)
         buffer = self._device.buffer(host.nbytes)
         with self._device.unrecorded():
@@ -105,6 +108,6 @@ class Room:
     def of(self, elements: int) -> Any:
         """Return a buffer of at least so many float32."""
         if elements * 4 > self._bytes:
+            self._buffer = self._device.buffer(elements * 4)
             self._bytes = elements * 4
-            self._buffer = self._device.buffer(self._bytes)
         return self._buffer

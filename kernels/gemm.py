@@ -21,6 +21,9 @@ WIDE = Tile(8, 48)
 NARROW = Tile(6, 16)
 """For 16 registers of 8 floats (AVX2): the sums take 12 of them."""
 
+PREFETCHING = ("Portable Computing Language", "Intel(R) OpenCL")
+"""Platforms whose compiler knows clang's builtin to prefetch; Oclgrind only compiles it."""
+
 _NOTHING: tuple[Any, int] = (None, 0)
 
 
@@ -88,10 +91,11 @@ def tile_of(device: OpenDevice) -> Tile:
 def gemm_sources(device: OpenDevice) -> dict[Form, str]:
     """Return each form's program: register tiles on a CPU, else tiles in local memory."""
     tile = tile_of(device) if device.info.type == "cpu" else None
-    return {form: _source(form, tile) for form in FORMS}
+    prefetch = device.info.platform in PREFETCHING
+    return {form: _source(form, tile, prefetch) for form in FORMS}
 
 
-def _source(form: Form, tile: Tile | None) -> str:
+def _source(form: Form, tile: Tile | None, prefetch: bool) -> str:
     turned = {"A_TURNED": int(form == "tn"), "B_TURNED": int(form == "nt")}
     if tile is None:
         return define(turned) + source("common.cl", "gemm_head.cl", "gemm_local.cl")
@@ -105,6 +109,7 @@ def _source(form: Form, tile: Tile | None) -> str:
         "HEIGHT": HEIGHT,
         "PANEL": tile.panel,
         "GROUP": tile.group,
+        "PREFETCH": int(prefetch),
     }
     tails = _tiles("tails_##lanes", 4, tile.panel)
     tiles = _tiles("tiles_##lanes", tile.rows, tile.panel)

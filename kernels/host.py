@@ -88,6 +88,7 @@ class NumpyEngine:
     def __init__(self, info: DeviceInfo) -> None:
         self.info = info
         self.waits = 0
+        self.mirrors = True
         self._recorded: list[Callable[[], None]] | None = None
 
     @contextmanager

@@ -62,7 +62,7 @@ class Replay(Protocol):
 
 
 class Mirror(Protocol):
-    """A host array and what an engine sees of it: on a CPU device the same memory, without a copy.
+    """A host array in whose memory a device computes, without a copy.
 
     It is the host's at first. Between `to_device` and the `wait` after `to_host` it is the device's:
     the host writes nothing to it, and what it reads may be old.
@@ -101,6 +101,8 @@ class Engine(Protocol):
     info: DeviceInfo
     waits: int
     """Number of times the host has waited for the device."""
+    mirrors: bool
+    """Whether it computes in the host's memory where it is asked to: see `mirror`."""
 
     def recording(self) -> AbstractContextManager[Replay]:
         """Return a context in which operations are taken down instead of enqueued.
@@ -119,6 +121,9 @@ class Engine(Protocol):
         """Return a mirror of a contiguous float32 array, which it keeps alive.
 
         Without ``written`` the device does not write to it, and the host's may be read-only.
+
+        Raises:
+            KernelError: the engine has no mirrors, or the array is none that can be mirrored.
         """
 
     def upload(self, target: Array, host: np.ndarray) -> None:
@@ -187,7 +192,7 @@ class Engine(Protocol):
         """Compute a convolution's gradient by its weights into out[F,C,*window.size].
 
         From x[B,C,H,W] and delta[B,F,OH,OW], summed over the minibatch in an order that depends on
-        the shapes alone.
+        the shapes alone. An x that is not finite may give NaN also where no window sees it.
         """
 
     def run(

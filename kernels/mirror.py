@@ -1,38 +1,11 @@
-"""Host memory that an OpenCL device computes in, or a copy of it where the device has its own."""
+"""Host memory in which an OpenCL CPU device computes."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from kernels.interface import Array
 from kernels.program import OpenDevice
-
-if TYPE_CHECKING:
-    from kernels.opencl import OpenCLEngine
-
-
-class CopiedMirror:
-    """A host array and the device's copy of it."""
-
-    def __init__(self, engine: OpenCLEngine, host: np.ndarray, *, written: bool) -> None:
-        self._engine = engine
-        self._host = host
-        self._written = written
-        self.array = engine.empty(host.shape, host.dtype.type)
-
-    def __repr__(self) -> str:
-        return f"<CopiedMirror of {self.array!r}>"
-
-    def to_device(self) -> None:
-        """Enqueue the copy to the device."""
-        self._engine.upload(self.array, self._host)
-
-    def to_host(self) -> None:
-        """Enqueue the copy to the host, where the device writes at all."""
-        if self._written:
-            self._engine.download(self.array, self._host)
 
 
 class SharedMirror:

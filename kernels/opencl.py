@@ -20,7 +20,7 @@ from kernels.device import DeviceInfo
 from kernels.errors import KernelError
 from kernels.gemm import Gemm, gemm_sources
 from kernels.interface import Array, DeviceRule, Form, Mirror
-from kernels.mirror import CopiedMirror, SharedMirror
+from kernels.mirror import SharedMirror
 from kernels.operation import Operation
 from kernels.operations import Operations
 from kernels.program import Located, OpenDevice, Replay, building
@@ -82,6 +82,7 @@ class OpenCLEngine:
             self._warm()
         prepare(self.device, self._gemm, first_use=search)
         self._convolution: Convolution | None = None
+        self.mirrors = info.type == "cpu"
 
     def _warm(self) -> None:
         """Run every product once: many devices compile at the first launch."""
@@ -105,10 +106,10 @@ class OpenCLEngine:
         return DeviceArray(self, buffer, 0, tuple(shape), of)
 
     def mirror(self, host: np.ndarray, *, written: bool = True) -> Mirror:
-        """Return a mirror of a host array, in its own memory on a CPU device."""
+        """Return a mirror of a host array; see `Engine.mirror`."""
         check_mirror(host, written=written)
-        if self.info.type != "cpu":
-            return CopiedMirror(self, host, written=written)
+        if not self.mirrors:
+            raise KernelError(f"{self.info.name} does not compute in the host's memory")
         buffer = self.device.host_buffer(host, written=written)
         array = DeviceArray(self, buffer, 0, host.shape, host.dtype)
         return SharedMirror(self.device, buffer, array, written=written)

@@ -5,6 +5,7 @@ and takes 10 to 30 ms to move one of them away: as long as a short training step
 """
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,7 +26,8 @@ def spreading(platform: str) -> Iterator[None]:
         return
     before = _threads()
     yield
-    threads = sorted(_threads() - before)
+    pythons = {thread.native_id for thread in threading.enumerate()}
+    threads = sorted(_threads() - before - pythons)
     if not threads:
         return
     cores = sorted(os.sched_getaffinity(0))

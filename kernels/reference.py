@@ -10,6 +10,9 @@ from kernels.activations import activation as find_activation
 from kernels.interface import Form
 from kernels.windows import Window
 
+AT_ONCE = 1 << 22
+"""Elements of patches that a convolution copies at a time."""
+
 
 def matmul(
     a: np.ndarray,
@@ -47,7 +50,11 @@ def convolve(
 ) -> None:
     """Convolve planes and apply the epilogue to `out[B,F,OH,OW]`."""
     patches = _patches(_padded(x, window), window)
-    out[...] = np.tensordot(patches, weights, ((1, 4, 5), (1, 2, 3))).transpose(0, 3, 1, 2)
+    # The product copies its patches, which are many times x: so only some images at once.
+    some = max(1, AT_ONCE // (patches.size // len(x)))
+    for start in range(0, len(x), some):
+        part = np.tensordot(patches[start : start + some], weights, ((1, 4, 5), (1, 2, 3)))
+        out[start : start + some] = part.transpose(0, 3, 1, 2)
     if bias is not None:
         out += bias[:, None, None]
     find_activation(activation).apply(out)

@@ -21,7 +21,7 @@ from kernels.cut import CLASSES, Choice, ShapeClass
 from kernels.errors import DeviceError
 from kernels.gemm import Gemm, gemm_sources
 from kernels.placement import POCL
-from kernels.program import Located, OpenDevice, Replay, cache_folder
+from kernels.program import Located, OpenDevice, Replay, building, cache_folder
 
 FORMAT = 1
 SHORT, LONG = 10.0, 90.0
@@ -107,9 +107,13 @@ def prepare(device: OpenDevice, gemm: Gemm, *, first_use: bool) -> None:
         return
     kept = load(device)
     if kept is None and first_use and not shipped(device):
-        kept = chosen(search(device, gemm, QUICK_CHOICES, SHORT))
-        with suppress(OSError, DeviceError):  # it is then searched for again
-            save(device, kept)
+        # One process of a host searches: others at work would make it worse, so they wait for it.
+        with building(device.info, ["search", *gemm_sources(device).values()]):
+            kept = load(device)
+            if kept is None:
+                with suppress(OSError, DeviceError):  # it is then searched for again
+                    kept = chosen(search(device, gemm, QUICK_CHOICES, SHORT))
+                    save(device, kept)
     gemm.choices = kept or {}
 
 

@@ -71,10 +71,8 @@ static inline void pack_turned(
 /* Ask for memory that is read soon. */
 static inline void soon(const __global float *at)
 {
-#if defined(__has_builtin)
-#if __has_builtin(__builtin_prefetch)
+#if PREFETCH
   __builtin_prefetch((const void *)(size_t)at);
-#endif
 #endif
 }
 

@@ -124,9 +124,7 @@ class ModelConfig(Section):
     """
 
     layers: Annotated[tuple[LayerConfig, ...], Strict(False), Field(min_length=1, max_length=256)]
-    input_shape: (
-        Annotated[tuple[_Side, ...], Strict(False), Field(min_length=1, max_length=3)] | None
-    ) = None
+    input_shape: InputShape | None = None
     loss: Loss | None = None
     init: Init = "glorot"
 

@@ -170,7 +170,10 @@ def _unpack(path: Path, file: Any) -> Saved:
         place = ".".join(str(part) for part in ("model", *first["loc"]))
         raise ModelError(f"{path}: damaged: metadata {place}: {first['msg']}") from None
     schema = Schema(facts.task, facts.shape, facts.outputs, facts.class_names)
-    model = Model(facts.network, schema.shape, schema.outputs)
+    try:
+        model = Model(facts.network, schema.shape, schema.outputs)
+    except ModelError as error:
+        raise ModelError(f"{path}: damaged: metadata {error}") from None
     wanted = {one.name: ("F32", list(one.shape)) for one in model.layout}
     names = set(file.keys())
     if MEAN in names or FACTOR in names:

@@ -31,12 +31,14 @@ class HostForward:
     def __init__(self, model: Model, weights: Floats) -> None:
         self._model = model
         self._weights = weights.astype(np.float64)
+        self._rows = model.rows_at_once(ROWS)
 
     def __call__(self, x: Floats) -> Doubles:
         """Compute the outputs of prepared rows."""
         found = np.empty((len(x), self._model.outputs))
-        for start in range(0, len(x), ROWS):
-            found[start : start + ROWS] = self._some(x[start : start + ROWS].astype(np.float64))
+        for start in range(0, len(x), self._rows):
+            part = slice(start, start + self._rows)
+            found[part] = self._some(x[part].astype(np.float64))
         return found
 
     def _some(self, x: Doubles) -> Doubles:
@@ -50,13 +52,14 @@ class HostForward:
 
 
 class EngineForward:
-    """The forward pass on a device, ``ROWS`` rows at a time; it belongs to the engine's thread."""
+    """The forward pass on a device, some rows at a time; it belongs to the engine's thread."""
 
     def __init__(self, engine: Engine, model: Model, weights: Floats) -> None:
         self._engine = engine
         self._model = model
-        self._input = engine.empty((ROWS, model.inputs))
-        self._activations = Activations(engine, model, ROWS, training=False)
+        self._rows = model.rows_at_once(ROWS)
+        self._input = engine.empty((self._rows, model.inputs))
+        self._activations = Activations(engine, model, self._rows, training=False)
         self._weights = Parameters(model, engine.empty((model.size,)))
         engine.upload(self._weights.flat, weights)
         engine.wait()
@@ -64,8 +67,9 @@ class EngineForward:
     def __call__(self, x: Floats) -> Doubles:
         """Compute the outputs of prepared rows."""
         found = np.empty((len(x), self._model.outputs), np.float32)
-        for start in range(0, len(x), ROWS):
-            self._some(x[start : start + ROWS], found[start : start + ROWS])
+        for start in range(0, len(x), self._rows):
+            part = slice(start, start + self._rows)
+            self._some(x[part], found[part])
         return found.astype(np.float64)
 
     def _some(self, x: Floats, out: Floats) -> None:

@@ -15,6 +15,9 @@ from nodes.errors import ModelError
 from nodes.models.config import ActivationName, LayerConfig, Loss, ModelConfig
 from nodes.models.layers import Conv2d, Dense, Layer, Pool2d, Shape, Tensor
 
+AT_ONCE = 1 << 25
+"""Elements: 128 MiB in float32."""
+
 
 class Model:
     """A model built for examples of a known shape.
@@ -129,6 +132,14 @@ class Model:
     def layout(self) -> tuple[Tensor, ...]:
         """Every parameter's place, in the order of the flat vector."""
         return tuple(tensor for layer in self.layers for tensor in layer.tensors)
+
+    def rows_at_once(self, most: int) -> int:
+        """Return how many rows to compute at once where nobody says: ``most``, or fewer large ones.
+
+        All their layers' outputs together are at most `AT_ONCE` elements, unless one row has more.
+        """
+        row = self.inputs + sum(math.prod(layer.outputs) for layer in self.layers)
+        return max(1, min(most, AT_ONCE // row))
 
     def initial_weights(self, seed: int) -> npt.NDArray[np.float32]:
         """Make the first weights on the host: float32 [size], by the seed and nothing else."""

@@ -78,7 +78,7 @@ class ModelCompute:
         self._dataset = dataset
         self._seed = seed
         held = max(len(dataset.test_x), len(dataset.validation_x), 1)
-        self._rows = max(largest, min(EVALUATE_ROWS, held))
+        self._rows = max(largest, model.rows_at_once(min(EVALUATE_ROWS, held)))
         self._learner = Learner(engine, model, self._rows, clip=clip, local=local)
         self._permutations: OrderedDict[int, npt.NDArray[np.int64]] = OrderedDict()
         wanted = min(largest * local.period, HELD_BYTES // (4 * dataset.features)) if local else 0

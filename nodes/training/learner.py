@@ -9,17 +9,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kernels.engine import Array, Engine, Mirror, Replay
+from kernels.engine import Array, Engine, Replay
 from kernels.ops import losses, reductions, vectors
 from kernels.rules import RuleSpec, state_count
 from nodes.errors import ModelError
 from nodes.models import Model
 from nodes.models.network import Activations, Parameters
+from nodes.training.hostvectors import HostVectors
 
 Floats = npt.NDArray[np.float32]
 
-MOST_MIRRORS = 64
-"""Of as many host arrays of weights and gradients; beyond it all are made anew."""
 MOST_REPLAYS = 256
 """Of as many steps and numbers of rows; beyond it all are made anew."""
 
@@ -61,14 +60,6 @@ class Local:
     weighted: bool = False
 
 
-class _Mirrored(Parameters):
-    """Parameters in a host array's mirror."""
-
-    def __init__(self, model: Model, mirror: Mirror) -> None:
-        super().__init__(model, mirror.array)
-        self.mirror = mirror
-
-
 class Learner:
     """Computes gradients of a model on an engine, into one flat vector like the cluster's table.
 
@@ -100,8 +91,7 @@ class Learner:
         self._model = model
         self._clip = clip if clip is not None else Clip()
         self._replays: dict[tuple[Any, ...], Replay] = {}
-        self._mirrors: dict[int, _Mirrored] = {}
-        self._weights: _Mirrored | None = None
+        self._host = HostVectors(engine, model)
         self._classifies = model.loss == "cross_entropy"
         self._make_room(max_batch)
         steps = 1
@@ -136,11 +126,11 @@ class Learner:
             y: int32 [rows] labels, or float32 [rows, targets].
             out: float32 [size].
         """
-        rows, given = self._load(x, y), self._given(weights)
-        gradient = self._result(out)
+        rows, given = self._load(x, y), self._host.given(weights)
+        gradient = self._host.result(out)
         self._differentiate(given, rows, 0, gradient)
         self._check(gradient.flat)
-        gradient.mirror.to_host()
+        self._host.hand_over(gradient, out)
         return self._finish(rows, 1, pushed=True)
 
     def local_steps(
@@ -163,7 +153,7 @@ class Learner:
         """
         local = self._local
         assert local is not None
-        given, gradient = self._given(weights), self._result(out)
+        given, gradient = self._host.given(weights), self._host.result(out)
         for state in self._state:
             vectors.fill(self._engine, state, 0.0)
         current: Parameters = given
@@ -187,19 +177,18 @@ class Learner:
             current = self._trained
         if local.average:
             self._check(current.flat)
-            gradient.mirror.to_host()
-            self._engine.download(current.flat, out)
+            self._host.hand_over(gradient, out, current.flat)
         else:
             factor = examples if local.weighted else 1.0
             start, new = given.flat, current.flat
             vectors.difference(self._engine, start, new, gradient.flat, factor=factor)
             self._check(gradient.flat)
-            gradient.mirror.to_host()
+            self._host.hand_over(gradient, out)
         return self._finish(examples, steps, pushed=True)
 
     def evaluate(self, weights: Floats | None, x: Floats, y: npt.NDArray[Any]) -> StepResult:
         """Compute loss and correct answers, forward only; arguments as in `gradient`."""
-        rows, given = self._load(x, y), self._given(weights)
+        rows, given = self._load(x, y), self._host.given(weights)
 
         def compute() -> None:
             x = _rows(self._input, rows)
@@ -210,48 +199,15 @@ class Learner:
 
     def load(self, weights: Floats) -> None:
         """Take weights for the calls that follow; they stay as they are until others are given."""
-        self._given(weights)
+        self._host.given(weights)
 
     def wait(self) -> None:
         """Wait until the device has taken all that it was given."""
         self._engine.wait()
 
-    def _given(self, weights: Floats | None) -> _Mirrored:
-        """Return the weights to compute with, on the device."""
-        if weights is not None:
-            if self._weights is not None:
-                self._weights.mirror.to_host()
-            self._weights = self._mirrored(weights, written=False)
-            self._weights.mirror.to_device()
-        elif self._weights is None:
-            raise ModelError("no weights on the device yet: the first call must bring them")
-        return self._weights
-
-    def _result(self, out: Floats) -> _Mirrored:
-        """Return where the device writes the gradient that the host finds in ``out``."""
-        result = self._mirrored(out, written=True)
-        result.mirror.to_device()
-        return result
-
-    def _mirrored(self, host: Floats, *, written: bool) -> _Mirrored:
-        """Return the mirror of a host array, which is made when it is first seen."""
-        key = 2 * int(host.ctypes.data) + written
-        found = self._mirrors.get(key)
-        if found is None:
-            if len(self._mirrors) >= MOST_MIRRORS:
-                kept = {key: one for key, one in self._mirrors.items() if one is self._weights}
-                self._mirrors = kept
-                self._replays.clear()
-            mirror = self._engine.mirror(host, written=written)
-            found = self._mirrors[key] = _Mirrored(self._model, mirror)
-        return found
-
     def _build(self) -> None:
         """Have every kernel of a step built: no step under way is to wait for a compiler."""
-        nothing = [np.empty(self._model.size, np.float32) for _ in range(2)]
-        weights, gradient = (
-            Parameters(self._model, self._engine.mirror(host).array) for host in nothing
-        )
+        weights, gradient = self._host.for_building()
         with self._engine.recording():
             self._enqueue_gradient(weights, 1, 0, gradient)
             reductions.all_finite(self._engine, gradient.flat, self._flag)
@@ -309,8 +265,8 @@ class Learner:
     def _make_room(self, rows: int) -> None:
         """Make buffers for minibatches of so many rows."""
         engine, model = self._engine, self._model
-        self._max_batch = rows
         self._replays.clear()
+        self._max_batch = 0  # nothing fits where one of these is refused
         self._input = engine.empty((rows, model.inputs))
         if self._classifies:
             self._target = engine.empty((rows,), np.int32)
@@ -318,6 +274,7 @@ class Learner:
             self._target = engine.empty((rows, model.outputs))
         self._rows = losses.workspace(engine, rows)
         self._activations = Activations(engine, model, rows, training=True)
+        self._max_batch = rows
 
     def _loss(self, output: Array, step: int) -> None:
         """Compute a step's loss and its gradient by the last layer's output, which is linear."""
@@ -333,6 +290,7 @@ class Learner:
         """Wait for the device; return the sums over the steps."""
         host = self._host_stats[: 2 * steps]
         self._engine.download(self._stats.view(0, (2 * steps,)), host)
+        self._host.rest()
         self._engine.wait()
         loss = sum(map(float, host[::2]))
         finite = bool(np.isfinite(loss)) and (not pushed or bool(self._host_flag[0]))

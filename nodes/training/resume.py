@@ -82,7 +82,9 @@ def recipe_of(checkpoint: Checkpoint, sets: Sequence[str], flags: Mapping[str, A
         sets=sets,
         flags=flags,
     ).config
-    before, now = flat(checkpoint.spec.recipe), flat(recipe.dump())
+    # Through today's classes, since what an older version wrote may lack keys that have a default.
+    before = flat(Recipe.model_validate(checkpoint.spec.recipe).dump())
+    now = flat(recipe.dump())
     faults = [
         f"{key}: cannot change in a run that goes on (it is {before.get(key)!r})"
         for key in sorted(before.keys() | now.keys())

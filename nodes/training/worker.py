@@ -176,6 +176,9 @@ class RunWorker:
             gradient = self._gradients.get(part)
             if gradient is None:
                 gradient = self._gradients[part] = aligned(self._spec.table.size)
+            old = self._pushes.pop(part, None)
+            if old is not None:
+                await old  # a part that is handed out again: what is pushed must not change
             span = Span(start, stop)
             pieces = cut(span, self._spec.period)
             result = await self._train(work.epoch, span, pieces, work.clock, gradient)
@@ -208,9 +211,6 @@ class RunWorker:
                 return
             self._reporter.tidings.duplicate += outcome.duplicate
 
-        old = self._pushes.pop(part, None)
-        if old is not None:
-            await old
         self._pushes[part] = task = self._group.create_task(push())
         await asyncio.wait({task, held}, return_when=asyncio.FIRST_COMPLETED)
         if not held.done():

@@ -4,7 +4,7 @@ from exchange import get, normal, put
 
 from kernels import reference
 from kernels.engine import Engine
-from kernels.errors import KernelError
+from kernels.errors import DeviceError, KernelError
 from kernels.opencl import OpenCLEngine
 from kernels.windows import Window
 
@@ -116,6 +116,23 @@ def test_views_inside_larger_arrays_are_left_alone_around(engine: Engine) -> Non
         assert (host[:10] == 7).all()
         assert (host[size + 10 :] == 7).all()
         assert not (host[10 : size + 10] == 7).any()
+
+
+def test_a_refused_workspace_leaves_the_one_there_was(opencl: OpenCLEngine) -> None:
+    window = Window((3, 3), padding=(1, 1))
+    engine = OpenCLEngine(opencl.info, 4 << 20)
+    w = put(engine, normal(2, 3, 3, 3, 3))
+
+    def convolve(batch: int) -> np.ndarray:
+        x = put(engine, np.ones((batch, 3, 32, 32), np.float32))
+        out = engine.empty((batch, 3, 32, 32))
+        engine.convolve(x, w, out, window)
+        return get(engine, out)
+
+    small = convolve(4)
+    with pytest.raises(DeviceError, match=r"device\.memory"):
+        convolve(140)
+    np.testing.assert_array_equal(convolve(20)[:4], small)
 
 
 def test_shapes_that_do_not_fit_are_refused(engine: Engine) -> None:

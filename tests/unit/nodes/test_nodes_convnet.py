@@ -161,6 +161,13 @@ def test_layers_that_make_no_sense_are_refused(layer: dict[str, Any], said: str)
         ModelConfig.model_validate({"layers": [layer, {}]})
 
 
+def test_large_examples_are_computed_a_few_at_a_time() -> None:
+    layers = [{"type": "conv2d", "filters": 32, "kernel_size": 3}, {}]
+    large = Model(ModelConfig.model_validate({"layers": layers}), (3, 224, 224), 10)
+    assert large.rows_at_once(1024) == (1 << 25) // (3 * 224 * 224 + 32 * 222 * 222 + 10)
+    assert model().rows_at_once(1024) == 1024
+
+
 def test_the_last_layer_is_dense() -> None:
     with pytest.raises(ValidationError, match=r"the last layer must be dense"):
         ModelConfig.model_validate({"layers": [{"type": "global_avg_pool2d"}]})

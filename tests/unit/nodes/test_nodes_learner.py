@@ -153,6 +153,33 @@ def test_the_first_layer_needs_no_gradient_by_its_input(rng: np.random.Generator
     assert engine.done == forward + backward
 
 
+def test_vectors_of_another_size_are_refused(engine: Engine, rng: np.random.Generator) -> None:
+    which = model("cross_entropy", "relu")
+    learner = Learner(engine, which, ROWS)
+    x, y = minibatch(which, rng)
+    right, wrong = np.empty(which.size, np.float32), np.empty(which.size + 1, np.float32)
+    with pytest.raises(ModelError, match=f"for a model of {which.size} parameters"):
+        learner.gradient(wrong, x, y, right)
+    with pytest.raises(ModelError, match=f"for a model of {which.size} parameters"):
+        learner.gradient(weights_of(which, rng), x, y, wrong)
+
+
+def test_more_arrays_than_are_mirrored_are_copied(
+    engine: Engine, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nodes.training.hostvectors.MOST_MIRRORS", 3)
+    which = model("cross_entropy", "relu")
+    learner = Learner(engine, which, ROWS)
+    x, y = minibatch(which, rng)
+    weights = [weights_of(which, rng) for _ in range(3)]
+    gradients = [np.empty(which.size, np.float32) for _ in range(6)]
+    for index, gradient in enumerate(gradients):
+        learner.gradient(weights[index % 3], x, y, gradient)
+    for one, again in zip(gradients[:3], gradients[3:], strict=True):
+        np.testing.assert_array_equal(one, again)
+    assert not np.array_equal(gradients[0], gradients[1])
+
+
 def test_a_minibatch_of_more_rows_makes_room(engine: Engine, rng: np.random.Generator) -> None:
     which = model("mean_squared", "tanh")
     x, y = minibatch(which, rng, 40)

@@ -185,6 +185,11 @@ def card(path: Path, **values: Any) -> None:
 
 
 WEIGHT = np.zeros((4, 3), np.float32)
+CONVNET = {
+    "input_shape": [1, 2, 2],
+    "layers": [{"type": "conv2d", "filters": 1, "kernel_size": 9}, {}],
+    "loss": "cross_entropy",
+}
 
 
 @pytest.mark.parametrize(
@@ -206,6 +211,7 @@ WEIGHT = np.zeros((4, 3), np.float32)
         (lambda path: card(path, outputs=4), "another number"),
         (lambda path: card(path, task="regression"), "with the loss cross_entropy"),
         (lambda path: card(path, shape=[5]), "layers.0.weight is F32 [4, 3], not F32 [5, 3]"),
+        (lambda path: card(path, network=CONVNET), "metadata model.layers.0: a window of 9 x 9"),
         (lambda path: changed(path, {}, **{"layers.0.bias": None}), "layers.0.bias is missing"),
         (lambda path: changed(path, {}, other=WEIGHT), "tensor other belongs to no layer"),
         (lambda path: changed(path, {}, **{"input.mean": WEIGHT[:, 0]}), "input.factor is missing"),
