@@ -185,7 +185,7 @@ LOSS(negative_log_likelihood, int)
     ROW
     const int label = target[target_at + row];
     const bool known = label >= 0 && label < n && !has_nan(x, n);
-    for (int c = 0; c < n; c++) d[c] = !known ? NAN : c == label ? -1 : 0;
+    for (int c = 0; c < n; c++) d[c] = !known ? NAN : c == label ? -1.0f : 0.0f;
     RESULT(known ? -x[label] : NAN, largest(x, n) == label)
   }
 }

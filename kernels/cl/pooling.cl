@@ -17,8 +17,8 @@
     int pad_x
 
 /* A NaN must stay one: it is larger than everything. */
-#define LARGER(a, b) ((b) > (a) || (b) != (b) ? (b) : (a))
-#define LARGER_4(a, b) (((b) > (a)) | ((b) != (b)) ? (b) : (a))
+#define LARGER(a, b) (((b) > (a) || (b) != (b)) ? (b) : (a))
+#define LARGER_4(a, b) ((((b) > (a)) | ((b) != (b))) ? (b) : (a))
 
 static inline float window_max(
   const __global float *from, int w, int y_first, int y_end, int x_first, int x_end)

@@ -21,6 +21,13 @@ static inline uint4 philox(
   return (uint4)(c0, c1, c2, c3);
 }
 
+/* `value` where a comparison holds, else 0: lane by lane, for Oclgrind 21.10 takes a vector of truths
+ * that is converted to numbers for 255. */
+static inline float4 chosen(int4 truth, float value)
+{
+  return (float4)(truth.x ? value : 0, truth.y ? value : 0, truth.z ? value : 0, truth.w ? value : 0);
+}
+
 /* The upper 24 bits, which a float holds exactly. */
 static inline float4 unit(uint4 words) { return convert_float4(words >> 8) * 0x1p-24f; }
 
@@ -66,7 +73,7 @@ __kernel void bernoulli_numbers(
   __global float *out, ulong out_at, STREAM, uint threshold, ulong items, int share)
 {
   EACH_ITEM(block)
-  store_block(out + out_at, block, size, convert_float4(-(WORDS(block) >> 8 < threshold)));
+  store_block(out + out_at, block, size, chosen(WORDS(block) >> 8 < threshold, 1.0f));
 }
 
 /* Bring the stream's position to private memory: key and counter, low words first. */
@@ -90,7 +97,7 @@ __kernel void dropout(
   out += out_at;
   EACH_ITEM(block)
   {
-    const float4 factors = convert_float4(-(WORDS(block) >> 8 >= threshold)) * scale;
+    const float4 factors = chosen(WORDS(block) >> 8 >= threshold, scale);
     const ulong at = block * 4;
     if (at + 4 <= size) {
       vstore4(vload4(0, x + at) * factors, 0, out + at);

@@ -29,7 +29,14 @@ def out_shape(shape: Shape, filters: int, window: Window) -> Shape:
     return (shape[0], filters, *window.over((shape[2], shape[3])))
 
 
-@pytest.mark.parametrize(("shape", "filters", "window"), CASES, ids=str)
+@pytest.mark.parametrize(
+    ("shape", "filters", "window"),
+    [
+        pytest.param(*case, marks=pytest.mark.heavy) if case in CASES[1:4] else case
+        for case in CASES
+    ],
+    ids=str,
+)
 def test_convolution_and_its_gradients(
     engine: Engine, shape: Shape, filters: int, window: Window
 ) -> None:
@@ -83,6 +90,7 @@ def test_gradients_are_those_of_finite_differences(
         assert by_w[place] == pytest.approx(slope, rel=1e-6, abs=1e-6), number
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("window", [Window((3, 3)), Window((3, 3), (2, 2), (1, 1))], ids=str)
 def test_an_image_s_result_does_not_depend_on_its_company(
     opencl: OpenCLEngine, window: Window
@@ -118,6 +126,7 @@ def test_views_inside_larger_arrays_are_left_alone_around(engine: Engine) -> Non
         assert not (host[10 : size + 10] == 7).any()
 
 
+@pytest.mark.heavy
 def test_a_refused_workspace_leaves_the_one_there_was(opencl: OpenCLEngine) -> None:
     window = Window((3, 3), padding=(1, 1))
     engine = OpenCLEngine(opencl.info, 4 << 20)

@@ -157,7 +157,10 @@ def run_lstm(engine: Engine, make: Callable[..., Array]) -> list[Array]:
 
 @pytest.mark.parametrize(
     "family",
-    [run_losses, run_rows, run_normalise, run_random, run_reductions, run_images, run_lstm],
+    [
+        *(run_losses, run_rows, run_normalise, run_random, run_reductions),
+        *(pytest.param(family, marks=pytest.mark.heavy) for family in (run_images, run_lstm)),
+    ],
 )
 def test_results_do_not_depend_on_the_sharing_out(
     engines: list[OpenCLEngine], family: Callable[..., list[Array]]

@@ -15,6 +15,8 @@ from kernels.gemm import Gemm
 from kernels.opencl import OpenCLEngine
 from kernels.program import OpenDevice
 
+pytestmark = pytest.mark.heavy
+
 KEPT = {CLASSES[0]: Choice(32, 4), CLASSES[-1]: Choice(128, 1)}
 
 
