@@ -283,6 +283,16 @@ def valid_leaders(peers: list[Peer]) -> list[Peer]:
     return [p for p in peers if (term := p.election.term) is not None and term.valid]
 
 
+async def first_to_lead(peers: list[Peer]) -> Peer:
+    leading = {asyncio.ensure_future(peer.leads()): peer for peer in peers}
+    done, others = await asyncio.wait(leading, return_when=asyncio.FIRST_COMPLETED)
+    for task in others:
+        task.cancel()
+    first = done.pop()
+    assert first.result()
+    return leading[first]
+
+
 @on_every_store
 async def test_one_term_is_valid_at_a_time_and_terms_grow(cluster: Cluster) -> None:
     peers = [await cluster.peer(name) for name in "abc"]
@@ -297,8 +307,8 @@ async def test_one_term_is_valid_at_a_time_and_terms_grow(cluster: Cluster) -> N
     terms = []
     living = list(peers)
     while living:
-        leader = living[0]
-        assert await leader.leads()
+        # The first to register, unless a loaded machine kept it from its session for too long.
+        leader = await first_to_lead(living)
         for peer in living:
             assert await peer.follows(leader.info.name)
             seen = peer.election.leader
@@ -307,7 +317,7 @@ async def test_one_term_is_valid_at_a_time_and_terms_grow(cluster: Cluster) -> N
             assert seen.term == leader.election.term
         terms.append(leader.election.term)
         await leader.crash()
-        living.pop(0)
+        living.remove(leader)
     assert terms == sorted(set(terms))
     assert len(terms) == 3
     assert most == 1
