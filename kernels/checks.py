@@ -47,6 +47,12 @@ def check_type(what: str, array: Array, wanted: type[np.generic]) -> None:
         raise KernelError(f"{what} takes {np.dtype(wanted)}, not {array.dtype}")
 
 
+def check_floats(what: str, *arrays: Array) -> None:
+    """Raise KernelError unless all arrays are float32."""
+    for array in arrays:
+        check_type(what, array, np.float32)
+
+
 def check_same(what: str, *pairs: tuple[Array, tuple[int, ...]]) -> None:
     """Raise KernelError unless each array has the shape beside it."""
     for array, shape in pairs:
@@ -63,6 +69,7 @@ def check_matmul(
     activation: str,
     derivative: tuple[str, Array] | None,
     residual: Array | None,
+    column_sums: Array | None,
 ) -> tuple[int, int, int]:
     """Return (M, N, K) of a product; raise KernelError if the shapes do not fit the form."""
     for name in (activation, *(() if derivative is None else (derivative[0],))):
@@ -72,13 +79,13 @@ def check_matmul(
     if not len(a.shape) == len(b.shape) == len(out.shape) == 2:
         raise KernelError("a product takes matrices")
     of_y = None if derivative is None else derivative[1]
-    for array in (a, b, out, bias, of_y, residual):
+    for array in (a, b, out, bias, of_y, residual, column_sums):
         if array is not None:
             check_type("a product", array, np.float32)
     m, k = a.shape if form != "tn" else (a.shape[1], a.shape[0])
     inner, n = b.shape if form != "nt" else (b.shape[1], b.shape[0])
     fits = inner == k and out.shape == (m, n)
-    fits = fits and (bias is None or bias.shape == (n,))
+    fits = fits and all(array is None or array.shape == (n,) for array in (bias, column_sums))
     fits = fits and all(array is None or array.shape == (m, n) for array in (of_y, residual))
     if not fits or min(m, n, k) < 1:
         raise KernelError(
@@ -87,7 +94,10 @@ def check_matmul(
             + ("" if bias is None else f", bias {list(bias.shape)}")
             + ("" if of_y is None else f", derivative {list(of_y.shape)}")
             + ("" if residual is None else f", residual {list(residual.shape)}")
+            + ("" if column_sums is None else f", column_sums {list(column_sums.shape)}")
         )
+    if bias is not None and column_sums is not None:
+        raise KernelError("a product has a bias or column_sums, not both")
     return m, n, k
 
 

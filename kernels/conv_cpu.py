@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from kernels.building import building
 from kernels.conv_layout import Layer, Layout, Room, Tables
-from kernels.program import Located, OpenDevice, building, source
+from kernels.program import Located, OpenDevice, source
 from kernels.windows import Window
 
 GROUP = 8
@@ -37,7 +38,7 @@ class CpuConvolution:
             "turn_weights": (*_AT, None, *words * 2, *shared),
             "convolve": (*_AT * 4, None, None, *words * 8),
             "convolve_input": (*_AT, None, *_AT * 2, None, None, *words * 8),
-            "convolve_weights": (*_AT * 3, None, None, *words * 7),
+            "convolve_weights": (*_AT * 4, None, None, *words * 8),
         }
         text = source("common.cl", "unfold.cl", "conv.cl")
         with building(device.info, [text]):
@@ -52,7 +53,7 @@ class CpuConvolution:
         x, w, out = ((self._device.buffer(64), 0) for _ in range(3))
         self.forward(layer, x, w, out, None, 0)
         self.input(layer, x, w, out, out, 1)
-        self.weights(layer, x, w, out)
+        self.weights(layer, x, w, out, None)
         self._device.finish()
 
     def _items(self, name: str, items: int, work: int, *args: Any) -> None:
@@ -151,7 +152,9 @@ class CpuConvolution:
             folding = (*layout.folding, derivative)
             self._items("fold", planes, work, to[0], *out, *(y or out), *folding)
 
-    def weights(self, layer: Layer, x: Located, delta: Located, out: Located) -> None:
+    def weights(
+        self, layer: Layer, x: Located, delta: Located, out: Located, sums: Located | None
+    ) -> None:
         """Enqueue the gradient by the weights."""
         layout, taps, bases = self._tables.of(layer)
         x = self._laid_out(layer, layout, x)
@@ -166,8 +169,10 @@ class CpuConvolution:
             *x,
             *delta,
             *out,
+            *(sums or out),
             taps,
             bases,
+            int(sums is not None),
             layer.channels * layout.plane,
             layer.filters,
             layer.k,

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from kernels.building import building
 from kernels.conv_layout import Layer, Layout, Room, Tables
-from kernels.program import Kernel, Located, OpenDevice, building, define, source
+from kernels.program import Kernel, Located, OpenDevice, define, source
 
 SPAN = 64
 """Rows and columns of a work-group's tile."""
@@ -29,7 +30,7 @@ class GpuConvolution:
         with building(device.info, texts):
             programs = [device.build(text, {}) for text in texts]
             self._parts = [device.kernel(program, "gathered", types) for program in programs]
-            adding = (None, *_AT, np.int32, np.uint64)
+            adding = (None, *_AT * 2, *(np.int32,) * 3, np.uint64)
             self._add = device.kernel(programs[2], "add_pieces", adding)
             unfolding = (*_AT, None, *(np.int32,) * 8, np.uint64, np.int32)
             text = source("common.cl", "unfold.cl")
@@ -104,16 +105,19 @@ class GpuConvolution:
         arrays = (*w, *delta, *out, *(y or out), taps, bases, 0, derivative)
         self._run(self._parts[1], layer, sums, *arrays, total)
 
-    def weights(self, layer: Layer, x: Located, delta: Located, out: Located) -> None:
-        """Enqueue the gradient by the weights."""
+    def weights(
+        self, layer: Layer, x: Located, delta: Located, out: Located, sums: Located | None
+    ) -> None:
+        """Enqueue the gradient by the weights; delta's sums are those of a tap that sees ones."""
         layout, taps, bases = self._tables.of(layer)
         x = self._laid_out(layer, layout, x)
-        size = layer.filters * layer.k
-        tiles = -(-layer.filters // SPAN) * -(-layer.k // SPAN)
+        columns = layer.k + (sums is not None)
+        size = layer.filters * columns
+        tiles = -(-layer.filters // SPAN) * -(-columns // SPAN)
         images = -(-layer.batch // max(1, min(layer.batch, PIECES // tiles)))
         count = -(-layer.batch // images)
         pieces = self._pieces.of(count * size)
-        sums = (layer.filters, layer.k, layer.batch * layout.groups)
+        extents = (layer.filters, columns, layer.batch * layout.groups)
         arrays = (*delta, *x, pieces, 0, *out, taps, bases, 0, 0)
-        self._run(self._parts[2], layer, sums, *arrays, images * layout.groups)
-        self._add((size,), None, pieces, *out, count, size)
+        self._run(self._parts[2], layer, extents, *arrays, images * layout.groups)
+        self._add((size,), None, pieces, *out, *(sums or out), count, layer.k, columns, size)

@@ -45,6 +45,8 @@ class Convolution:
         """Enqueue the gradient by the input; arguments as in `Engine.convolve_input`."""
         self._kind.input(layer, delta, w, out, y, find_activation(derivative).code)
 
-    def weights(self, layer: Layer, x: Located, delta: Located, out: Located) -> None:
+    def weights(
+        self, layer: Layer, x: Located, delta: Located, out: Located, sums: Located | None
+    ) -> None:
         """Enqueue the gradient by the weights; arguments as in `Engine.convolve_weights`."""
-        self._kind.weights(layer, x, delta, out)
+        self._kind.weights(layer, x, delta, out, sums)

@@ -1,4 +1,9 @@
-"""The matrix product of the OpenCL engine: programs, panels and the cut into work-items."""
+"""The matrix product of the OpenCL engine: programs, panels and the cut into work-items.
+
+On a CPU each work-item packs the panels of B that it needs, block by block, in the core's own cache:
+a packed copy in memory would have to be written and read once more, and a training step uses a version
+of the weights once in each form. So weights are not packed ahead, and a product needs no workspace.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -45,25 +50,27 @@ class Gemm:
         a: Located,
         b: Located,
         out: Located,
-        bias: Located | None,
-        y: Located | None,
-        residual: Located | None,
         *,
         form: Form,
-        scale: float,
-        activation: str,
-        derivative: str,
         m: int,
         n: int,
         k: int,
+        bias: Located | None = None,
+        activation: str = "identity",
+        derivative: str = "identity",
+        y: Located | None = None,
+        residual: Located | None = None,
+        scale: float = 1.0,
+        column_sums: Located | None = None,
     ) -> None:
         """Enqueue one product; arguments as in `Engine.matmul`, already checked."""
-        others = (bias or _NOTHING, y or _NOTHING, residual or _NOTHING)
+        others = (bias or column_sums or _NOTHING, y or _NOTHING, residual or _NOTHING)
         arrays = (a, b, out, *others)
         numbers = np.zeros(16, np.int64)
         offsets = [offset for _, offset in arrays]
         numbers[:5], numbers[14] = offsets[:5], offsets[5]
-        numbers[5] = (bias is not None) + 2 * (residual is not None)
+        given = (bias, residual, column_sums)
+        numbers[5] = sum(1 << bit for bit, array in enumerate(given) if array is not None)
         numbers[15] = np.float32(scale).view(np.int32)
         numbers[6:8] = find_activation(activation).code, find_activation(derivative).code
         numbers[8:11] = m, n, k

@@ -160,9 +160,10 @@ class NumpyEngine:
         derivative: tuple[str, Array] | None = None,
         residual: Array | None = None,
         scale: float = 1.0,
+        column_sums: Array | None = None,
     ) -> None:
         """Multiply matrices; see `Engine.matmul`."""
-        check_matmul(a, b, out, form, bias, activation, derivative, residual)
+        check_matmul(a, b, out, form, bias, activation, derivative, residual, column_sums)
         self._do(
             reference.matmul,
             _data(a),
@@ -174,6 +175,7 @@ class NumpyEngine:
             derivative=None if derivative is None else (derivative[0], _data(derivative[1])),
             residual=None if residual is None else _data(residual),
             scale=scale,
+            column_sums=None if column_sums is None else _data(column_sums),
         )
 
     def convolve(
@@ -209,10 +211,21 @@ class NumpyEngine:
         arrays = (_data(delta), _data(weights), _data(out))
         self._do(reference.convolve_input, *arrays, window, derivative=by)
 
-    def convolve_weights(self, x: Array, delta: Array, out: Array, window: Window) -> None:
+    def convolve_weights(
+        self,
+        x: Array,
+        delta: Array,
+        out: Array,
+        window: Window,
+        *,
+        filter_sums: Array | None = None,
+    ) -> None:
         """Compute the gradient by the weights; see `Engine.convolve_weights`."""
-        check_convolution(x, out, delta, window)
-        self._do(reference.convolve_weights, _data(x), _data(delta), _data(out), window)
+        others = () if filter_sums is None else ((filter_sums, out.shape[:1]),)
+        check_convolution(x, out, delta, window, *others)
+        sums = None if filter_sums is None else _data(filter_sums)
+        arrays = (_data(x), _data(delta), _data(out))
+        self._do(reference.convolve_weights, *arrays, window, filter_sums=sums)
 
     def run(
         self,

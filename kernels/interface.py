@@ -147,14 +147,18 @@ class Engine(Protocol):
         derivative: tuple[str, Array] | None = None,
         residual: Array | None = None,
         scale: float = 1.0,
+        column_sums: Array | None = None,
     ) -> None:
         """Multiply matrices: `out[M,N] = epilogue(op(a) op(b))`.
 
         Forms: "nn" takes a[M,K], b[K,N]; "tn" a[K,M], b[K,N] (a weight's gradient, x^T delta);
         "nt" a[M,K], b[N,K] (an input's gradient, delta W^T). The epilogue multiplies by `scale`, adds
         `bias[N]` and `residual[M,N]`, applies `activation`, then multiplies by the derivative of the
-        named activation, taken from that activation's output y[M,N] in `derivative = (name, y)`. `out`
-        overlaps no other array.
+        named activation, taken from that activation's output y[M,N] in `derivative = (name, y)`.
+
+        Into `column_sums[N]`, which no product with a bias has, go the sums of op(b)[K,N] over K, from
+        first to last: in "tn" the gradient of the bias beside the weight's. `out` and `column_sums`
+        overlap no other array.
         """
 
     def convolve(
@@ -188,11 +192,20 @@ class Engine(Protocol):
         output y[B,C,H,W] in `derivative = (name, y)`. `out` overlaps no other array.
         """
 
-    def convolve_weights(self, x: Array, delta: Array, out: Array, window: Window) -> None:
+    def convolve_weights(
+        self,
+        x: Array,
+        delta: Array,
+        out: Array,
+        window: Window,
+        *,
+        filter_sums: Array | None = None,
+    ) -> None:
         """Compute a convolution's gradient by its weights into out[F,C,*window.size].
 
         From x[B,C,H,W] and delta[B,F,OH,OW], summed over the minibatch in an order that depends on
-        the shapes alone. An x that is not finite may give NaN also where no window sees it.
+        the shapes alone. Into `filter_sums[F]` go delta's sums over images and places: the gradient of
+        the bias. An x that is not finite may give NaN also where no window sees it.
         """
 
     def run(

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from kernels.building import building
 from kernels.checks import (
     check_convolution,
     check_matmul,
@@ -23,7 +24,7 @@ from kernels.interface import Array, DeviceRule, Form, Mirror
 from kernels.mirror import SharedMirror
 from kernels.operation import Operation
 from kernels.operations import Operations
-from kernels.program import Located, OpenDevice, Replay, building
+from kernels.program import Located, OpenDevice, Replay
 from kernels.rule_kernel import RuleProgram
 from kernels.rule_twin import RuleSpec, coefficients, state_count
 from kernels.tuning import Found, prepare, tune
@@ -149,27 +150,30 @@ class OpenCLEngine:
         derivative: tuple[str, Array] | None = None,
         residual: Array | None = None,
         scale: float = 1.0,
+        column_sums: Array | None = None,
     ) -> None:
         """Enqueue a product with its epilogue.
 
         A row's result depends on neither the number of rows nor the cut into tiles.
         """
-        m, n, k = check_matmul(a, b, out, form, bias, activation, derivative, residual)
+        others = (residual, column_sums)
+        m, n, k = check_matmul(a, b, out, form, bias, activation, derivative, *others)
         name, y = derivative or ("identity", None)
         self._gemm(
             self._at(a),
             self._at(b),
             self._at(out),
-            None if bias is None else self._at(bias),
-            None if y is None else self._at(y),
-            None if residual is None else self._at(residual),
             form=form,
-            scale=scale,
-            activation=activation,
-            derivative=name,
             m=m,
             n=n,
             k=k,
+            bias=None if bias is None else self._at(bias),
+            activation=activation,
+            derivative=name,
+            y=None if y is None else self._at(y),
+            residual=None if residual is None else self._at(residual),
+            scale=scale,
+            column_sums=None if column_sums is None else self._at(column_sums),
         )
 
     def convolve(
@@ -206,11 +210,21 @@ class OpenCLEngine:
         of = None if y is None else self._at(y)
         self._convolutions().input(_layer(out, weights, window), *arrays, of, name)
 
-    def convolve_weights(self, x: Array, delta: Array, out: Array, window: Window) -> None:
+    def convolve_weights(
+        self,
+        x: Array,
+        delta: Array,
+        out: Array,
+        window: Window,
+        *,
+        filter_sums: Array | None = None,
+    ) -> None:
         """Enqueue a convolution's gradient by its weights; see `Engine.convolve_weights`."""
-        check_convolution(x, out, delta, window)
+        others = () if filter_sums is None else ((filter_sums, out.shape[:1]),)
+        check_convolution(x, out, delta, window, *others)
+        sums = None if filter_sums is None else self._at(filter_sums)
         arrays = (self._at(x), self._at(delta), self._at(out))
-        self._convolutions().weights(_layer(x, out, window), *arrays)
+        self._convolutions().weights(_layer(x, out, window), *arrays, sums)
 
     def _convolutions(self) -> Convolution:
         """Return the kernels of convolutions, built when the first is asked for."""

@@ -25,9 +25,13 @@ def matmul(
     derivative: tuple[str, np.ndarray] | None = None,
     residual: np.ndarray | None = None,
     scale: float = 1.0,
+    column_sums: np.ndarray | None = None,
 ) -> None:
     """Multiply matrices in one of the three forms and apply the epilogue to `out[M,N]`."""
-    np.matmul(a.T if form == "tn" else a, b.T if form == "nt" else b, out=out)
+    right = b.T if form == "nt" else b
+    np.matmul(a.T if form == "tn" else a, right, out=out)
+    if column_sums is not None:
+        np.sum(right, axis=0, out=column_sums)
     out *= out.dtype.type(scale)
     if bias is not None:
         out += bias
@@ -81,8 +85,17 @@ def convolve_input(
         find_activation(name).derive(out, y_of)
 
 
-def convolve_weights(x: np.ndarray, delta: np.ndarray, out: np.ndarray, window: Window) -> None:
+def convolve_weights(
+    x: np.ndarray,
+    delta: np.ndarray,
+    out: np.ndarray,
+    window: Window,
+    *,
+    filter_sums: np.ndarray | None = None,
+) -> None:
     """Compute a convolution's gradient by its weights into `out[F,C,h,w]`."""
+    if filter_sums is not None:
+        np.sum(delta, axis=(0, 2, 3), out=filter_sums)
     patches = _patches(_padded(x, window), window)
     out[...] = np.tensordot(delta, patches, ((0, 2, 3), (0, 2, 3)))
 

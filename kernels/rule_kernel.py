@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from kernels.building import building
 from kernels.device import DeviceInfo
-from kernels.program import Located, OpenDevice, building, define, source
+from kernels.program import Located, OpenDevice, define, source
 from kernels.rule_twin import RULES, Coefficients, RuleSpec, Update, coefficients, state_count
 
 SHARE = 16384

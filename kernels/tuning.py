@@ -17,11 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
+from kernels.building import building, cache_folder
 from kernels.cut import CLASSES, Choice, ShapeClass
 from kernels.errors import DeviceError
 from kernels.gemm import Gemm, gemm_sources
 from kernels.placement import POCL
-from kernels.program import Located, OpenDevice, Replay, building, cache_folder
+from kernels.program import Located, OpenDevice, Replay
 
 FORMAT = 1
 SHORT, LONG = 10.0, 90.0
@@ -199,23 +200,8 @@ def _replay(
     choice: Choice | None,
 ) -> Replay:
     gemm.choices = {} if choice is None else {of: choice}
-    a, b, out = arrays
     with device.recording() as replay:
-        gemm(
-            a,
-            b,
-            out,
-            None,
-            None,
-            None,
-            form=of.form,
-            scale=1.0,
-            activation="identity",
-            derivative="identity",
-            m=of.m,
-            n=of.n,
-            k=of.k,
-        )
+        gemm(*arrays, form=of.form, m=of.m, n=of.n, k=of.k)
     return replay
 
 

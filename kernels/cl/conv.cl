@@ -185,13 +185,14 @@ static inline float sum8(float8 value)
  *
  * delta's rows are 8 * across wide, zero past their end. One work-item takes three filters and
  * `share` quads of k; a tile is three filters by four taps, each a sum of eight lanes over `block`
- * images, which are then added up by halves.
+ * images, which are then added up by halves. So are delta's own sums, by the first for its filters.
  */
 __kernel __attribute__((reqd_work_group_size(1, 1, 1)))
 void convolve_weights(
   const __global float *x, ulong x_at, const __global float *delta, ulong delta_at,
-  __global float *out, ulong out_at, const __global int *taps, const __global int *bases, int image,
-  int filters, int k, int groups, int batch, int block, int share)
+  __global float *out, ulong out_at, __global float *sums, ulong sums_at, const __global int *taps,
+  const __global int *bases, int summed, int image, int filters, int k, int groups, int batch,
+  int block, int share)
 {
   const int f = get_global_id(0) * 3, quads = (k + 3) / 4, stride = groups * 8;
   const int quad_first = get_global_id(1) * share, quad_end = min(quad_first + share, quads);
@@ -201,6 +202,15 @@ void convolve_weights(
   out += out_at;
   for (int b_first = 0; b_first < batch; b_first += block) {
     const int b_end = min(b_first + block, batch);
+    if (summed && quad_first == 0)
+      for (int i = f; i < min(f + 3, filters); i++) {
+        float8 sum = 0;
+        for (int b = b_first; b < b_end; b++) {
+          const __global float *by = delta + ((ulong)b * filters + i) * stride;
+          for (int place = 0; place < stride; place += 8) sum += LOAD8(by + place);
+        }
+        sums[sums_at + i] = (b_first ? sums[sums_at + i] : 0) + sum8(sum);
+      }
     for (int quad = quad_first; quad < quad_end; quad++) {
       const int step = quad * 4, last = k - 1;
       const int t0 = taps[step], t1 = taps[min(step + 1, last)];

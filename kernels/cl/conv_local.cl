@@ -6,7 +6,8 @@
  *
  *   PART 0: out[f, (b,place)] = sum over k=(c,tap) of w[f,k] * x[b, base + tap]
  *   PART 1: out[c, (b,y,x)]   = sum over (f,tap) of w[f,(c,tap)] * delta[b,f, the place that meets it]
- *   PART 2: out[f, k]         = sum over (b,place) of delta[b,f,place] * x[b, base + tap], in pieces
+ *   PART 2: out[f, k]         = sum over (b,place) of delta[b,f,place] * x[b, base + tap], in pieces;
+ *           the column past the last tap, where there is one, sees ones
  *
  * Every element is summed from first to last.
  */
@@ -48,6 +49,7 @@ static inline float right_of(
     return 0;
   return b[(((size_t)in * filters + f) * oh + oy) * ow + ox];
 #else
+  if (column == channels * window) return 1;
   return b[(size_t)(step / places) * image + bases[step % places] + taps[column]];
 #endif
 }
@@ -105,14 +107,17 @@ void gathered(
 }
 
 #if PART == 2
-/* Add up the pieces, from first to last; an item is an element. */
+/* Add up the pieces of [filters,columns], from first to last; an item is an element. */
 __kernel void add_pieces(
-  const __global float *pieces, __global float *out, ulong out_at, int count, ulong size)
+  const __global float *pieces, __global float *out, ulong out_at, __global float *sums,
+  ulong sums_at, int count, int k, int columns, ulong size)
 {
   const ulong item = get_global_id(0);
   if (item >= size) return;
   float sum = 0;
   for (int piece = 0; piece < count; piece++) sum += pieces[(size_t)piece * size + item];
-  out[out_at + item] = sum;
+  const int f = item / columns, column = item % columns;
+  if (column < k) out[out_at + (size_t)f * k + column] = sum;
+  else sums[sums_at + f] = sum;
 }
 #endif

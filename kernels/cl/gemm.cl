@@ -129,6 +129,34 @@ static inline void pack_rows(const __global float *from, float *to, int m, int r
 }
 #endif
 
+/* Add the rows of what is packed to sums, 16 columns at a time; panels lie one after another. */
+static inline void add_rows(
+  const float *packed, __global float *sums, int columns, int depth, bool resume)
+{
+  for (int panel = 0; panel < columns; panel += PANEL) {
+    const int width = min(PANEL, (columns - panel + 15) / 16 * 16);
+    for (int lane = 0; lane < width && panel + lane < columns; lane += 16) {
+      const int count = min(16, columns - panel - lane);
+      __global float *to = sums + panel + lane;
+      float16 sum = 0;
+      float edge[16] __attribute__((aligned(64))) = {0};
+      if (resume && count == 16) sum = LOAD16(to);
+      if (resume && count < 16) {
+        for (int x = 0; x < count; x++) edge[x] = to[x];
+        sum = *(const float16 *)edge;
+      }
+      const float *from = packed + panel * depth + lane;
+      for (int step = 0; step < depth; step++, from += width) sum += *(const float16 *)from;
+      if (count == 16) {
+        STORE16(to, sum);
+        continue;
+      }
+      *(float16 *)edge = sum;
+      for (int x = 0; x < count; x++) to[x] = edge[x];
+    }
+  }
+}
+
 /* Apply the epilogue to what was just stored and is still in the cache. */
 static inline void finish(
   __global float *out, const __global float *bias, const __global float *y,
@@ -182,6 +210,8 @@ void product(ARGUMENTS)
 #else
     pack_group(b + (size_t)k_first * n + first_column, packed, n, end_column - first_column, depth);
 #endif
+    if (summed && first_row == 0)
+      add_rows(packed, bias + first_column, end_column - first_column, depth, k_first > 0);
     for (int row = first_row; row < end_row; row += HEIGHT) {
       const int high = min(HEIGHT, end_row - row), middle = in_tiles(high);
       __global float *to = out + (size_t)row * n;

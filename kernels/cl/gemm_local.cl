@@ -1,7 +1,8 @@
 /* Matrix product for GPUs: a work-group of 16 x 16 computes 64 x 64 through local memory.
  *
  * Each work-item holds 4 x 4 sums, spread 16 apart so that neighbours read and write neighbours.
- * Every element is summed over K from first to last; edges are padded with zeros.
+ * Every element is summed over K from first to last; edges are padded with zeros. The sums of b's
+ * columns are the first row's of work-items, in the first work-groups over M.
  */
 
 #define SIDE 16
@@ -15,7 +16,8 @@ void product(ARGUMENTS)
   __local float tile_a[SIDE][SPAN + 1], tile_b[SIDE][SPAN + 1];
   const int x = get_local_id(0), y_local = get_local_id(1), item = y_local * SIDE + x;
   const int row = get_group_id(1) * SPAN, column = get_group_id(0) * SPAN;
-  float sum[4][4] = {{0}};
+  float sum[4][4] = {{0}}, total[4] = {0};
+  const bool sums_here = summed && row == 0 && y_local == 0;
 
   for (int k_first = 0; k_first < k; k_first += SIDE) {
     for (int i = item; i < SIDE * SPAN; i += SIDE * SIDE) {
@@ -37,6 +39,9 @@ void product(ARGUMENTS)
       tile_b[b_step][b_column] = column + b_column < n && k_first + b_step < k ? b[b_index] : 0.0f;
     }
     barrier(CLK_LOCAL_MEM_FENCE);
+    if (sums_here)
+      for (int step = 0; step < SIDE; step++)
+        for (int j = 0; j < 4; j++) total[j] += tile_b[step][x + j * SIDE];
     for (int step = 0; step < SIDE; step++) {
       float from_a[4], from_b[4];
       for (int i = 0; i < 4; i++) from_a[i] = tile_a[step][y_local + i * SIDE];
@@ -47,6 +52,9 @@ void product(ARGUMENTS)
     barrier(CLK_LOCAL_MEM_FENCE);
   }
 
+  if (sums_here)
+    for (int j = 0; j < 4; j++)
+      if (column + x + j * SIDE < n) bias[column + x + j * SIDE] = total[j];
   for (int i = 0; i < 4; i++)
     for (int j = 0; j < 4; j++) {
       const int r = row + y_local + i * SIDE, c = column + x + j * SIDE;

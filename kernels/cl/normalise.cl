@@ -1,8 +1,8 @@
 /* Normalisation of rows (layer) and of channels (batch).
  *
- * Sums over a channel go plane by plane to sums[B,C], whose columns are added from the first to the
- * last: their order depends on shapes alone. A plane has `size` elements; where it has one, the
- * array is a matrix [B,C], and what follows in memory is the next channel.
+ * A matrix is summed by columns, from the first row to the last. Of images, sums go plane by plane to
+ * sums[B,C], whose columns are added so too: their order depends on shapes alone. A plane has `size`
+ * elements; where it has one, the array is a matrix, and what follows in memory is the next channel.
  */
 
 #define STORE1(p, v) *(p) = v
@@ -124,6 +124,65 @@ __kernel void layer_norm_products(
   for (; column < end; column++) { COLUMN(float, *, STORE1) }
 }
 
+/* 1 / deviation of a channel, and its running moments, from the sum of squared differences. */
+#define KEEP_DEVIATION(T, LOAD, STORE, ROOT, squares, mean, c)                                     \
+  const T old_mean = LOAD(running + c), old_variance = LOAD(running + items + c);                  \
+  STORE(moments + items + c, 1 / ROOT(squares / count + epsilon));                                 \
+  STORE(running + c, old_mean + (mean - old_mean) * momentum);                                     \
+  const T variance = squares / max(count - 1, 1.0f);                                               \
+  STORE(running + items + c, old_variance + (variance - old_variance) * momentum);
+
+/* A matrix's moments by columns; an item is a column of x[rows,items]. */
+__kernel void column_moments(
+  const __global float *x, ulong x_at, __global float *moments, ulong moments_at,
+  __global float *running, ulong running_at, int rows, float momentum, float epsilon, ulong items,
+  int share)
+{
+  ELEMENTS
+  ulong column = first;
+  const float count = rows;
+  x += x_at;
+  moments += moments_at;
+  running += running_at;
+#define COLUMN_MOMENTS(T, LOAD, STORE, ROOT)                                                       \
+  T sum = 0, squares = 0;                                                                          \
+  for (int row = 0; row < rows; row++) sum += LOAD(x + row * items + column);                      \
+  const T mean = sum / count;                                                                      \
+  STORE(moments + column, mean);                                                                   \
+  for (int row = 0; row < rows; row++) {                                                           \
+    const T difference = LOAD(x + row * items + column) - mean;                                    \
+    squares += difference * difference;                                                            \
+  }                                                                                                \
+  KEEP_DEVIATION(T, LOAD, STORE, ROOT, squares, mean, column)
+  EACH_16(column, end) { COLUMN_MOMENTS(float16, LOAD16, STORE16, SQRT_16) }
+  for (; column < end; column++) { COLUMN_MOMENTS(float, *, STORE1, sqrt) }
+}
+
+/* The sums of delta and of delta times the normalised input; an item is a column. */
+__kernel void column_products(
+  const __global float *delta, ulong delta_at, const __global float *x, ulong x_at,
+  const __global float *moments, ulong moments_at, __global float *by_gain, ulong gain_at,
+  __global float *by_bias, ulong bias_at, int rows, ulong items, int share)
+{
+  ELEMENTS
+  ulong column = first;
+  delta += delta_at;
+  x += x_at;
+  moments += moments_at;
+#define COLUMN_PRODUCTS(T, LOAD, STORE)                                                            \
+  const T mean = LOAD(moments + column), inverse = LOAD(moments + items + column);                 \
+  T products = 0, sums = 0;                                                                        \
+  for (int row = 0; row < rows; row++) {                                                           \
+    const T given = LOAD(delta + row * items + column);                                            \
+    products += given * ((LOAD(x + row * items + column) - mean) * inverse);                       \
+    sums += given;                                                                                 \
+  }                                                                                                \
+  STORE(by_gain + gain_at + column, products);                                                     \
+  STORE(by_bias + bias_at + column, sums);
+  EACH_16(column, end) { COLUMN_PRODUCTS(float16, LOAD16, STORE16) }
+  for (; column < end; column++) { COLUMN_PRODUCTS(float, *, STORE1) }
+}
+
 /* An item is a plane. */
 __kernel void plane_sums(
   const __global float *x, ulong x_at, __global float *sums, ulong sums_at, int size, ulong items,
@@ -179,14 +238,6 @@ __kernel void plane_squares(
   a += a_at;
   moments += moments_at;
   sums += sums_at;
-  if (size == 1) {
-    const ulong first = get_global_id(0) * (ulong)share, end = min(first + share, items);
-    EACH_ELEMENT(first, end, 1, {
-      const float difference = a[x] - moments[c];
-      sums[x] = difference * difference;
-    })
-    return;
-  }
   EACH_ITEM(plane) sums[plane] = squares_of(a + plane * size, moments[plane % channels], size);
 }
 
@@ -201,13 +252,9 @@ __kernel void channel_deviations(
   sums += sums_at;
   moments += moments_at;
   running += running_at;
-  const float others = max(count - 1, 1.0f);
 #define DEVIATION(T, LOAD, STORE, ROOT)                                                            \
   COLUMN_SUM(T, LOAD)                                                                              \
-  const T mean = LOAD(running + c), variance = LOAD(running + items + c);                          \
-  STORE(moments + items + c, 1 / ROOT(sum / count + epsilon));                                     \
-  STORE(running + c, mean + (LOAD(moments + c) - mean) * momentum);                                \
-  STORE(running + items + c, variance + (sum / others - variance) * momentum);
+  KEEP_DEVIATION(T, LOAD, STORE, ROOT, sum, LOAD(moments + c), c)
   EACH_16(c, end) { DEVIATION(float16, LOAD16, STORE16, SQRT_16) }
   for (; c < end; c++) { DEVIATION(float, *, STORE1, sqrt) }
 }
@@ -242,7 +289,7 @@ __kernel void batch_normalise(
 }
 
 /* The sums of delta and of delta times the normalised input, to sums[2,items]; an item is a plane. */
-__kernel void batch_products(
+__kernel void plane_products(
   const __global float *delta, ulong delta_at, const __global float *a, ulong a_at,
   const __global float *moments, ulong moments_at, __global float *sums, ulong sums_at,
   ulong channels, ulong size, ulong items, int share)
@@ -251,14 +298,6 @@ __kernel void batch_products(
   a += a_at;
   moments += moments_at;
   sums += sums_at;
-  if (size == 1) {
-    const ulong first = get_global_id(0) * (ulong)share, end = min(first + share, items);
-    EACH_ELEMENT(first, end, 1, {
-      sums[x] = delta[x];
-      sums[items + x] = delta[x] * (a[x] - moments[c]) * moments[channels + c];
-    })
-    return;
-  }
   EACH_ITEM(plane)
   {
     const ulong c = plane % channels;

@@ -21,7 +21,6 @@ from kernels.checks import check_same, check_type
 from kernels.errors import KernelError
 from kernels.interface import Array, Engine
 from kernels.operation import Operation
-from kernels.ops.reductions import column_sum
 
 GRAIN = 512
 """Elements of the state that are worth a work-item."""
@@ -115,9 +114,8 @@ def lstm_weight_gradients(
 
     Takes x[TB,I], the hidden state that each step began from [TB,H], and by_gates[TB,4H].
     """
-    engine.matmul(x, by_gates, gradients.by_input, form="tn")
+    engine.matmul(x, by_gates, gradients.by_input, form="tn", column_sums=gradients.bias)
     engine.matmul(hidden, by_gates, gradients.by_hidden, form="tn")
-    column_sum(engine, by_gates, gradients.bias)
 
 
 def _check_state(what: str, cell: Array) -> tuple[int, int]:

@@ -17,9 +17,7 @@ import numpy.typing as npt
 
 from kernels import reference
 from kernels.interface import Array, Engine
-from kernels.ops.planes import channel_sum
 from kernels.ops.pooling import Pooling, pool, pool_gradient, pool_twin
-from kernels.ops.reductions import column_sum
 from kernels.windows import Window
 from nodes.models.config import ActivationName
 
@@ -120,8 +118,7 @@ class Dense:
     ) -> None:
         """Enqueue the products that are its gradients."""
         flat = _flat(x)
-        engine.matmul(flat, delta, gradients[0], form="tn")
-        column_sum(engine, delta, gradients[1])
+        engine.matmul(flat, delta, gradients[0], form="tn", column_sums=gradients[1])
         if below is not None:
             out, name = below
             engine.matmul(delta, parameters[0], _flat(out), form="nt", derivative=(name, flat))
@@ -165,8 +162,8 @@ class Conv2d:
         below: Below | None,
     ) -> None:
         """Enqueue the convolutions that are its gradients."""
-        engine.convolve_weights(x, delta, gradients[0], self.window)
-        channel_sum(engine, delta, gradients[1])
+        weight, bias = gradients
+        engine.convolve_weights(x, delta, weight, self.window, filter_sums=bias)
         if below is not None:
             out, name = below
             engine.convolve_input(delta, parameters[0], out, self.window, derivative=(name, x))

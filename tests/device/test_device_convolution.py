@@ -43,18 +43,23 @@ def test_convolution_and_its_gradients(
     x, w = normal(1, *shape), normal(2, filters, shape[1], *window.size)
     bias, delta = normal(3, filters), normal(4, *out_shape(shape, filters, window))
     x_there, w_there, delta_there = put(engine, x), put(engine, w), put(engine, delta)
-    out, by_x, by_w = (engine.empty(a.shape) for a in (delta, x, w))
+    out, by_x, by_w, by_bias = (engine.empty(a.shape) for a in (delta, x, w, bias))
     engine.convolve(x_there, w_there, out, window, bias=put(engine, bias), activation="tanh")
     engine.convolve_input(delta_there, w_there, by_x, window, derivative=("relu", x_there))
-    engine.convolve_weights(x_there, delta_there, by_w, window)
+    engine.convolve_weights(x_there, delta_there, by_w, window, filter_sums=by_bias)
+    alone = engine.empty(w.shape)
+    engine.convolve_weights(x_there, delta_there, alone, window)
+    np.testing.assert_array_equal(get(engine, alone), get(engine, by_w))
 
     xs, ws, deltas = x.astype(float), w.astype(float), delta.astype(float)
     expected, wanted_x, wanted_w = np.empty(delta.shape), np.empty(shape), np.empty(w.shape)
+    wanted_bias = np.empty(filters)
     reference.convolve(xs, ws, expected, window, bias=bias.astype(float), activation="tanh")
     reference.convolve_input(deltas, ws, wanted_x, window, derivative=("relu", xs))
-    reference.convolve_weights(xs, deltas, wanted_w, window)
+    reference.convolve_weights(xs, deltas, wanted_w, window, filter_sums=wanted_bias)
+    np.testing.assert_array_equal(wanted_bias, deltas.sum(axis=(0, 2, 3)))
     np.testing.assert_allclose(get(engine, out), expected, rtol=1e-4, atol=2e-5)
-    for found, wanted in ((by_x, wanted_x), (by_w, wanted_w)):
+    for found, wanted in ((by_x, wanted_x), (by_w, wanted_w), (by_bias, wanted_bias)):
         scale = float(np.abs(wanted).max())
         np.testing.assert_allclose(get(engine, found), wanted, rtol=1e-4, atol=1e-5 * scale + 1e-6)
 
@@ -111,14 +116,14 @@ def test_an_image_s_result_does_not_depend_on_its_company(
 def test_views_inside_larger_arrays_are_left_alone_around(engine: Engine) -> None:
     window = Window((3, 3), padding=(1, 1))
     x, w, delta = normal(1, 2, 3, 5, 5), normal(2, 4, 3, 3, 3), normal(3, 2, 4, 5, 5)
-    sizes = [delta.size, x.size, w.size]
+    sizes = [delta.size, x.size, w.size, 4]
     outs = [put(engine, np.full(size + 20, 7, np.float32)) for size in sizes]
-    shapes = (delta.shape, x.shape, w.shape)
+    shapes = (delta.shape, x.shape, w.shape, (4,))
     views = [out.view(10, shape) for out, shape in zip(outs, shapes, strict=True)]
     x_there, w_there, delta_there = put(engine, x), put(engine, w), put(engine, delta)
     engine.convolve(x_there, w_there, views[0], window)
     engine.convolve_input(delta_there, w_there, views[1], window)
-    engine.convolve_weights(x_there, delta_there, views[2], window)
+    engine.convolve_weights(x_there, delta_there, views[2], window, filter_sums=views[3])
     for out, size in zip(outs, sizes, strict=True):
         host = get(engine, out)
         assert (host[:10] == 7).all()
@@ -152,6 +157,8 @@ def test_shapes_that_do_not_fit_are_refused(engine: Engine) -> None:
         engine.convolve(x, w, engine.empty((2, 4)), Window((3, 3)))
     with pytest.raises(KernelError, match=r"expected shape \[4\]"):
         engine.convolve(x, w, out, Window((3, 3)), bias=engine.empty((3,)))
+    with pytest.raises(KernelError, match=r"expected shape \[4\]"):
+        engine.convolve_weights(x, out, w, Window((3, 3)), filter_sums=engine.empty((3,)))
     with pytest.raises(KernelError, match="does not fit into planes of 8 x 8"):
         engine.convolve_weights(x, out, w, Window((9, 3)))
     with pytest.raises(KernelError, match="float32"):

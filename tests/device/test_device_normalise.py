@@ -7,14 +7,13 @@ from gradients import assert_gradient
 
 from kernels.engine import Array, Engine
 from kernels.errors import KernelError
-from kernels.ops.normalise import (
+from kernels.ops.batch_norm import (
     batch_norm,
     batch_norm_gradient,
     batch_norm_inference,
     batch_workspace,
-    layer_norm,
-    layer_norm_gradient,
 )
+from kernels.ops.layer_norm import layer_norm, layer_norm_gradient
 from tests.support.float64 import Float64Engine, plain
 
 ROWS = [(1, 1), (1, 33), (5, 16), (37, 17), (130, 40)]

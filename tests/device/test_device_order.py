@@ -50,8 +50,8 @@ class Step:
         engine.matmul(
             self.delta, self.second, self.back, form="nt", derivative=("tanh", self.hidden)
         )
-        engine.matmul(self.x, self.back, gradient.view(0, (20, 30)), form="tn")
-        reductions.column_sum(engine, self.back, gradient.view(600, (30,)))
+        by_bias = gradient.view(600, (30,))
+        engine.matmul(self.x, self.back, gradient.view(0, (20, 30)), form="tn", column_sums=by_bias)
         vectors.clip_value(engine, gradient, 0.1)
         vectors.clip_norm(engine, gradient, 0.5, self.sums)
         vectors.fill(engine, self.velocity, 0.0)

@@ -9,7 +9,6 @@ from kernels.activations import ACTIVATIONS
 from kernels.engine import Engine, Form
 from kernels.errors import KernelError
 from kernels.opencl import OpenCLEngine
-from kernels.ops import reductions
 
 FORMS: tuple[Form, ...] = ("nn", "tn", "nt")
 SHAPES = [
@@ -183,6 +182,41 @@ def test_a_column_depends_on_neither_the_panel_nor_the_form(opencl: OpenCLEngine
         np.testing.assert_array_equal(result, results[130, "nn"][:, :n])
 
 
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (3, 7, 20),
+        (5, 37, 20),
+        (9, 64, 33),
+        pytest.param((90, 130, 300), marks=pytest.mark.heavy),
+        pytest.param((7, 300, 600), marks=pytest.mark.heavy),
+    ],
+    ids=str,
+)
+def test_column_sums_are_those_of_b_in_their_order(
+    engine: Engine, form: Form, shape: tuple[int, int, int]
+) -> None:
+    a, b = operands(form, *shape)
+    m, n, _ = shape
+    out, alone = engine.empty((m, n)), engine.empty((m, n))
+    around = put(engine, np.full(n + 20, 7, np.float32))
+    left, right = put(engine, a), put(engine, b)
+    engine.matmul(left, right, out, form=form, column_sums=around.view(10, (n,)))
+    engine.matmul(left, right, alone, form=form)
+    found = get(engine, around)
+    summed = np.zeros(n, np.float32)
+    for row in b.T if form == "nt" else b:
+        summed += row
+    if engine.info.name == "numpy":
+        np.testing.assert_allclose(found[10:-10], summed, rtol=1e-4, atol=1e-5)
+    else:
+        np.testing.assert_array_equal(found[10:-10], summed)
+    np.testing.assert_array_equal(get(engine, alone), get(engine, out))
+    assert (found[:10] == 7).all()
+    assert (found[-10:] == 7).all()
+
+
 def test_views_work_where_they_lie(engine: Engine) -> None:
     flat = normal(5, 3 + 20 * 30 + 30)
     store = put(engine, flat)
@@ -193,8 +227,8 @@ def test_views_work_where_they_lie(engine: Engine) -> None:
     engine.matmul(left, weights, out, bias=bias, activation="relu")
     expected = np.maximum(x @ flat[3:603].reshape(20, 30) + flat[603:], 0)
     np.testing.assert_allclose(get(engine, out), expected, rtol=1e-5, atol=1e-5)
-    engine.matmul(left, out, gradient.view(3, (20, 30)), form="tn")
-    reductions.column_sum(engine, out, gradient.view(603, (30,)))
+    by_bias = gradient.view(603, (30,))
+    engine.matmul(left, out, gradient.view(3, (20, 30)), form="tn", column_sums=by_bias)
     result = get(engine, gradient)
     np.testing.assert_allclose(result[3:603].reshape(20, 30), x.T @ expected, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(result[603:], expected.sum(axis=0), rtol=1e-5, atol=1e-5)
@@ -217,6 +251,10 @@ def test_shapes_that_do_not_fit_are_named(engine: Engine) -> None:
         engine.matmul(a, b, out, form="nt")
     with pytest.raises(KernelError, match="bias"):
         engine.matmul(a, b, out, bias=engine.empty((4,)))
+    with pytest.raises(KernelError, match=r"column_sums \[4\]"):
+        engine.matmul(a, b, out, column_sums=engine.empty((4,)))
+    with pytest.raises(KernelError, match="a bias or column_sums"):
+        engine.matmul(a, b, out, bias=engine.empty((5,)), column_sums=engine.empty((5,)))
     with pytest.raises(KernelError, match="unknown activation 'gelu'"):
         engine.matmul(a, b, out, activation="gelu")
     with pytest.raises(KernelError, match="leaves its array"):

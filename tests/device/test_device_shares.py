@@ -12,12 +12,12 @@ from kernels.engine import Array, Engine
 from kernels.opencl import OpenCLEngine
 from kernels.ops import (
     activations,
+    batch_norm,
     dropout,
     embedding,
+    layer_norm,
     losses,
     lstm,
-    normalise,
-    planes,
     pooling,
     random,
     reductions,
@@ -79,16 +79,16 @@ def run_normalise(engine: Engine, make: Callable[..., Array]) -> list[Array]:
         gain, bias = put(engine, normal(2, channels)), put(engine, normal(3, channels))
         out, moments, running = make(*shape), make(2, channels), make(2, channels)
         vectors.fill(engine, running, 0.5)
-        sums, by = normalise.batch_workspace(engine, shape), [make(channels), make(channels)]
-        normalise.batch_norm(engine, x, gain, bias, running, out, moments, sums)
+        sums, by = batch_norm.batch_workspace(engine, shape), [make(channels), make(channels)]
+        batch_norm.batch_norm(engine, x, gain, bias, running, out, moments, sums)
         back = make(*shape)
-        normalise.batch_norm_gradient(engine, out, x, gain, moments, sums, back, *by)
+        batch_norm.batch_norm_gradient(engine, out, x, gain, moments, sums, back, *by)
         found += [out, moments, running, back, *by]
     rows, by_rows = make(2, SHAPE[0]), [make(*SHAPE), make(SHAPE[1]), make(SHAPE[1])]
     x, out = put(engine, normal(1, *SHAPE)), make(*SHAPE)
     gain = put(engine, normal(2, SHAPE[1]))
-    normalise.layer_norm(engine, x, gain, gain, out, rows)
-    normalise.layer_norm_gradient(engine, out, x, gain, rows, *by_rows)
+    layer_norm.layer_norm(engine, x, gain, gain, out, rows)
+    layer_norm.layer_norm_gradient(engine, out, x, gain, rows, *by_rows)
     return [*found, out, rows, *by_rows]
 
 
@@ -127,8 +127,7 @@ def run_images(engine: Engine, make: Callable[..., Array]) -> list[Array]:
         out, by_x, by_weights, by_bias = make(*small), make(*PLANES), make(*weights.shape), make(10)
         engine.convolve(x, weights, out, window)
         engine.convolve_input(delta, weights, by_x, window)
-        engine.convolve_weights(x, delta, by_weights, window)
-        planes.channel_sum(engine, delta, by_bias)
+        engine.convolve_weights(x, delta, by_weights, window, filter_sums=by_bias)
         found += [out, by_x, by_weights, by_bias]
     halves, fewer = Window((2, 2), (2, 2)), (*PLANES[:2], *(side // 2 for side in PLANES[2:]))
     for kind in KINDS:

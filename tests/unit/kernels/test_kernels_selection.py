@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kernels import device, program
+from kernels import building, device, program
 from kernels.device import DeviceInfo, choose
 from kernels.engine import open_engine
 from kernels.errors import DeviceError
@@ -110,19 +110,19 @@ def test_a_host_without_pyopencl_has_no_devices() -> None:
 
 
 def test_the_first_builder_leaves_a_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(program, "cache_folder", lambda: tmp_path)
-    with program.building(CPU, ["text"]):
+    monkeypatch.setattr(building, "cache_folder", lambda: tmp_path)
+    with building.building(CPU, ["text"]):
         (lock,) = tmp_path.glob("*.lock")
         with lock.open("w") as held, pytest.raises(BlockingIOError):
             fcntl.flock(held.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
     assert len(list(tmp_path.glob("*.built"))) == 1
-    with program.building(CPU, ["text"]), lock.open("w") as held:
+    with building.building(CPU, ["text"]), lock.open("w") as held:
         fcntl.flock(held.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_a_failed_build_leaves_no_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(program, "cache_folder", lambda: tmp_path)
-    with pytest.raises(ValueError, match="no"), program.building(CPU, ["text"]):
+    monkeypatch.setattr(building, "cache_folder", lambda: tmp_path)
+    with pytest.raises(ValueError, match="no"), building.building(CPU, ["text"]):
         raise ValueError("no")
     assert list(tmp_path.glob("*.built")) == []
 
@@ -130,10 +130,10 @@ def test_a_failed_build_leaves_no_mark(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_builder_that_hangs_is_not_waited_for_forever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(program, "cache_folder", lambda: tmp_path)
-    with program.building(CPU, ["text"]):
-        monkeypatch.setattr(program, "BUILD_DEADLINE", 0.0)
-        with pytest.raises(DeviceError, match="another process"), program.building(CPU, ["text"]):
+    monkeypatch.setattr(building, "cache_folder", lambda: tmp_path)
+    with building.building(CPU, ["text"]):
+        monkeypatch.setattr(building, "BUILD_DEADLINE", 0.0)
+        with pytest.raises(DeviceError, match="another process"), building.building(CPU, ["text"]):
             pytest.fail("built beside the holder of the lock")
 
 
@@ -151,17 +151,17 @@ def test_without_a_cache_the_temporary_folder_is_used_if_nobody_else_can_write_t
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    monkeypatch.setattr(program.tempfile, "gettempdir", lambda: str(tmp_path))
-    folder = program.cache_folder()
+    monkeypatch.setattr(building.tempfile, "gettempdir", lambda: str(tmp_path))
+    folder = building.cache_folder()
     assert (folder.parent, folder.stat().st_mode & 0o777) == (tmp_path, 0o700)
     folder.chmod(0o777)
-    assert program.cache_folder().stat().st_mode & 0o777 == 0o700
+    assert building.cache_folder().stat().st_mode & 0o777 == 0o700
     folder.rename(tmp_path / "elsewhere")
     for target in ("elsewhere", "file", "nothing"):
         folder.symlink_to(tmp_path / target)
         with pytest.raises(DeviceError, match="not a folder of your own"):
-            program.cache_folder()
+            building.cache_folder()
         folder.unlink()
     folder.touch()
     with pytest.raises(DeviceError, match="set XDG_CACHE_HOME"):
-        program.cache_folder()
+        building.cache_folder()

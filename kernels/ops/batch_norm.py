@@ -1,7 +1,7 @@
-"""Layer normalisation and batch normalisation.
+"""Batch normalisation, of matrices [B,C] and of images [B,C,H,W].
 
-Sources: Ba, Kiros and Hinton 2016, "Layer normalization"; Ioffe and Szegedy 2015, "Batch
-normalization: accelerating deep network training by reducing internal covariate shift".
+Source: Ioffe and Szegedy 2015, "Batch normalization: accelerating deep network training by reducing
+internal covariate shift".
 
 Every sum's order depends on shapes alone. `moments` keeps mean and 1 / deviation for the way back.
 """
@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from kernels.checks import check_same, check_type
+from kernels.checks import check_floats, check_same
 from kernels.errors import KernelError
 from kernels.interface import Array, Engine
 from kernels.operation import Operation
@@ -23,55 +23,6 @@ GRAIN = 4096
 
 EPSILON = 1e-5
 """Added to a variance, so that no constant input divides by zero."""
-
-
-def layer_norm(
-    engine: Engine,
-    x: Array,
-    gain: Array,
-    bias: Array,
-    out: Array,
-    moments: Array,
-    *,
-    epsilon: float = EPSILON,
-) -> None:
-    """Normalise each row of x[B,C]: `out = (x - mean) / sqrt(variance + epsilon) * gain + bias`.
-
-    `gain[C]`, `bias[C]`; `moments[2,B]` is written. `out` may be x, unless the gradient is wanted.
-    """
-    rows, columns = _check_rows("layer_norm", x, gain, moments)
-    check_same("layer_norm", (bias, (columns,)), (out, x.shape))
-    _check_floats("layer_norm", bias, out)
-    numbers = (columns, epsilon)
-    grain = max(1, GRAIN // columns)
-    engine.run(LAYER_NORM, (x, gain, bias, out, moments), numbers, items=rows, grain=grain)
-
-
-def layer_norm_gradient(
-    engine: Engine,
-    delta: Array,
-    x: Array,
-    gain: Array,
-    moments: Array,
-    out: Array,
-    by_gain: Array,
-    by_bias: Array,
-) -> None:
-    """Compute the gradients by x[B,C] into `out`, which may be delta, and by gain and bias.
-
-    `moments` is as `layer_norm` left it.
-    """
-    what = "layer_norm_gradient"
-    rows, columns = _check_rows(what, x, gain, moments)
-    check_same(what, (delta, x.shape), (out, x.shape))
-    check_same(what, (by_gain, (columns,)), (by_bias, (columns,)))
-    _check_floats(what, delta, out, by_gain, by_bias)
-    arrays = (delta, x, moments, by_gain, by_bias)
-    across = max(16, GRAIN // rows)
-    engine.run(LAYER_NORM_PRODUCTS, arrays, (rows,), items=columns, grain=across)
-    grain = max(1, GRAIN // columns)
-    back = (delta, x, gain, moments, out)
-    engine.run(LAYER_NORM_BACK, back, (columns,), items=rows, grain=grain)
 
 
 def batch_workspace(engine: Engine, shape: tuple[int, ...]) -> Array:
@@ -101,20 +52,18 @@ def batch_norm(
     what = "batch_norm"
     batch, channels, size = _check_planes(what, x, gain, moments, sums)
     check_same(what, (bias, (channels,)), (running, (2, channels)), (out, x.shape))
-    _check_floats(what, bias, running, out)
-    planes, count = batch * channels, batch * size
-    grain = max(1, GRAIN // size)
-    added = x
-    if size > 1:
-        added = sums
+    check_floats(what, bias, running, out)
+    planes, count, geometry = batch * channels, batch * size, (channels, size)
+    grain, across = max(1, GRAIN // size), max(16, GRAIN // batch)
+    if size == 1:
+        numbers = (batch, momentum, epsilon)
+        engine.run(COLUMN_MOMENTS, (x, moments, running), numbers, items=channels, grain=across)
+    else:
         engine.run(PLANE_SUMS, (x, sums), (size,), items=planes, grain=grain)
-    across = max(1, GRAIN // batch)
-    engine.run(CHANNEL_MEANS, (added, moments), (batch, count), items=channels, grain=across)
-    geometry = (channels, size)
-    engine.run(PLANE_SQUARES, (x, moments, sums), geometry, items=planes, grain=grain)
-    numbers = (batch, count, momentum, epsilon)
-    arrays = (sums, moments, running)
-    engine.run(CHANNEL_DEVIATIONS, arrays, numbers, items=channels, grain=across)
+        engine.run(CHANNEL_MEANS, (sums, moments), (batch, count), items=channels, grain=across)
+        engine.run(PLANE_SQUARES, (x, moments, sums), geometry, items=planes, grain=grain)
+        arrays, of = (sums, moments, running), (batch, count, momentum, epsilon)
+        engine.run(CHANNEL_DEVIATIONS, arrays, of, items=channels, grain=across)
     _normalise(engine, x, gain, bias, moments, out, geometry)
 
 
@@ -133,7 +82,7 @@ def batch_norm_inference(
     what = "batch_norm_inference"
     _, channels, size = _check_planes(what, x, gain, moments, None)
     check_same(what, (bias, (channels,)), (running, (2, channels)), (out, x.shape))
-    _check_floats(what, bias, running, out)
+    check_floats(what, bias, running, out)
     engine.run(RUNNING_MOMENTS, (running, moments), (epsilon,), items=channels, grain=GRAIN)
     _normalise(engine, x, gain, bias, moments, out, (channels, size))
 
@@ -157,12 +106,17 @@ def batch_norm_gradient(
     batch, channels, size = _check_planes(what, x, gain, moments, sums)
     check_same(what, (delta, x.shape), (out, x.shape))
     check_same(what, (by_gain, (channels,)), (by_bias, (channels,)))
-    _check_floats(what, delta, out, by_gain, by_bias)
+    check_floats(what, delta, out, by_gain, by_bias)
     planes, geometry = batch * channels, (channels, size)
-    arrays = (delta, x, moments, sums)
-    engine.run(BATCH_PRODUCTS, arrays, geometry, items=planes, grain=max(1, GRAIN // size))
-    column_sum(engine, sums.view(0, (batch, channels)), by_bias)
-    column_sum(engine, sums.view(planes, (batch, channels)), by_gain)
+    if size == 1:
+        across = max(16, GRAIN // batch)
+        columns = (delta, x, moments, by_gain, by_bias)
+        engine.run(COLUMN_PRODUCTS, columns, (batch,), items=channels, grain=across)
+    else:
+        arrays, grain = (delta, x, moments, sums), max(1, GRAIN // size)
+        engine.run(PLANE_PRODUCTS, arrays, geometry, items=planes, grain=grain)
+        column_sum(engine, sums.view(0, (batch, channels)), by_bias)
+        column_sum(engine, sums.view(planes, (batch, channels)), by_gain)
     back = (delta, x, gain, moments, by_gain, by_bias, out)
     numbers = (*geometry, batch * size)
     engine.run(BATCH_NORMALISE_BACK, back, numbers, items=x.size, grain=GRAIN)
@@ -181,16 +135,6 @@ def _normalise(
     engine.run(BATCH_NORMALISE, arrays, geometry, items=x.size, grain=GRAIN)
 
 
-def _check_rows(what: str, x: Array, gain: Array, moments: Array) -> tuple[int, int]:
-    """Return (B, C) of x[B,C]."""
-    if len(x.shape) != 2 or 0 in x.shape:
-        raise KernelError(f"{what} takes a matrix with rows, got {list(x.shape)}")
-    rows, columns = x.shape
-    check_same(what, (gain, (columns,)), (moments, (2, rows)))
-    _check_floats(what, x, gain, moments)
-    return rows, columns
-
-
 def _check_planes(
     what: str, x: Array, gain: Array, moments: Array, sums: Array | None
 ) -> tuple[int, int, int]:
@@ -199,52 +143,29 @@ def _check_planes(
         raise KernelError(f"{what} takes [B,C] or [B,C,H,W], got {list(x.shape)}")
     batch, channels, *extent = x.shape
     check_same(what, (gain, (channels,)), (moments, (2, channels)))
-    _check_floats(what, x, gain, moments)
+    check_floats(what, x, gain, moments)
     if sums is not None:
         check_same(f"{what}'s workspace", (sums, (2, batch, channels)))
-        _check_floats(what, sums)
+        check_floats(what, sums)
     return batch, channels, math.prod(extent)
 
 
-def _check_floats(what: str, *arrays: Array) -> None:
-    for array in arrays:
-        check_type(what, array, np.float32)
-
-
-def layer_norm_twin(
+def column_moments_twin(
     x: np.ndarray,
-    gain: np.ndarray,
-    bias: np.ndarray,
-    out: np.ndarray,
     moments: np.ndarray,
-    columns: int,
+    running: np.ndarray,
+    rows: int,
+    momentum: float,
     epsilon: float,
 ) -> None:
-    """Normalise rows."""
-    moments[0] = x.mean(axis=1)
-    centred = x - moments[0, :, None]
-    moments[1] = 1 / np.sqrt(np.square(centred).mean(axis=1) + x.dtype.type(epsilon))
-    np.multiply(centred * moments[1, :, None], gain, out=out)
-    out += bias
+    """Compute a matrix's moments by columns, from the first row to the last."""
+    rows_of = x.reshape(rows, -1)
+    moments[0] = np.add.reduce(rows_of, axis=0) / rows
+    squares = np.add.reduce(np.square(rows_of - moments[0]), axis=0)
+    _keep(squares, moments, running, rows, momentum, epsilon)
 
 
-def layer_norm_back_twin(
-    delta: np.ndarray,
-    x: np.ndarray,
-    gain: np.ndarray,
-    moments: np.ndarray,
-    out: np.ndarray,
-    columns: int,
-) -> None:
-    """Compute the gradient by rows."""
-    mean, inverse = moments[..., None]
-    given, normal = delta * gain, (x - mean) * inverse
-    drift = given.mean(axis=1, keepdims=True)
-    slope = (given * normal).mean(axis=1, keepdims=True)
-    np.multiply(inverse, given - drift - normal * slope, out=out)
-
-
-def layer_norm_products_twin(
+def column_products_twin(
     delta: np.ndarray,
     x: np.ndarray,
     moments: np.ndarray,
@@ -252,10 +173,11 @@ def layer_norm_products_twin(
     by_bias: np.ndarray,
     rows: int,
 ) -> None:
-    """Compute the gradients by gain and bias, from the first row to the last."""
-    mean, inverse = moments[..., None]
-    np.add.reduce(delta * ((x - mean) * inverse), axis=0, out=by_gain)
-    np.add.reduce(delta, axis=0, out=by_bias)
+    """Sum delta, and delta times the normalised input, from the first row to the last."""
+    mean, inverse = moments
+    given = delta.reshape(rows, -1)
+    np.add.reduce(given * ((x.reshape(given.shape) - mean) * inverse), axis=0, out=by_gain)
+    np.add.reduce(given, axis=0, out=by_bias)
 
 
 def plane_sums_twin(x: np.ndarray, sums: np.ndarray, size: int) -> None:
@@ -264,9 +186,8 @@ def plane_sums_twin(x: np.ndarray, sums: np.ndarray, size: int) -> None:
 
 
 def channel_means_twin(sums: np.ndarray, moments: np.ndarray, rows: int, count: float) -> None:
-    """Compute channels' means from the sums of planes, the first of sums[2,B,C], or from x[B,C]."""
-    added = sums[0] if sums.ndim == 3 else sums.reshape(rows, -1)
-    moments[0] = np.add.reduce(added, axis=0) / count
+    """Compute channels' means from the sums of planes, the first of sums[2,B,C]."""
+    moments[0] = np.add.reduce(sums[0], axis=0) / count
 
 
 def plane_squares_twin(
@@ -287,9 +208,20 @@ def channel_deviations_twin(
     epsilon: float,
 ) -> None:
     """Compute channels' 1 / deviation, and move the running moments."""
-    total = np.add.reduce(sums[0], axis=0)
-    moments[1] = 1 / np.sqrt(total / count + sums.dtype.type(epsilon))
-    found = np.stack((moments[0], total / max(count - 1, 1)))
+    _keep(np.add.reduce(sums[0], axis=0), moments, running, count, momentum, epsilon)
+
+
+def _keep(
+    squares: np.ndarray,
+    moments: np.ndarray,
+    running: np.ndarray,
+    count: float,
+    momentum: float,
+    epsilon: float,
+) -> None:
+    """Keep 1 / deviation and the running moments, from sums of squared differences."""
+    moments[1] = 1 / np.sqrt(squares / count + squares.dtype.type(epsilon))
+    found = np.stack((moments[0], squares / max(count - 1, 1)))
     running += (found - running) * running.dtype.type(momentum)
 
 
@@ -314,7 +246,7 @@ def batch_normalise_twin(
     out[...] = found.reshape(out.shape)
 
 
-def batch_products_twin(
+def plane_products_twin(
     delta: np.ndarray,
     x: np.ndarray,
     moments: np.ndarray,
@@ -352,11 +284,10 @@ def batch_normalise_back_twin(
 
 _SOURCE = "normalise.cl"
 _PLANES = (np.uint64, np.uint64)  # channels, elements of a plane
-LAYER_NORM = Operation("layer_norm", _SOURCE, 5, (np.int32, np.float32), layer_norm_twin)
-LAYER_NORM_BACK = Operation("layer_norm_back", _SOURCE, 5, (np.int32,), layer_norm_back_twin)
-LAYER_NORM_PRODUCTS = Operation(
-    "layer_norm_products", _SOURCE, 5, (np.int32,), layer_norm_products_twin
+COLUMN_MOMENTS = Operation(
+    "column_moments", _SOURCE, 3, (np.int32, np.float32, np.float32), column_moments_twin
 )
+COLUMN_PRODUCTS = Operation("column_products", _SOURCE, 5, (np.int32,), column_products_twin)
 PLANE_SUMS = Operation("plane_sums", _SOURCE, 2, (np.int32,), plane_sums_twin)
 CHANNEL_MEANS = Operation("channel_means", _SOURCE, 2, (np.int32, np.float32), channel_means_twin)
 PLANE_SQUARES = Operation("plane_squares", _SOURCE, 3, _PLANES, plane_squares_twin)
@@ -369,7 +300,7 @@ CHANNEL_DEVIATIONS = Operation(
 )
 RUNNING_MOMENTS = Operation("running_moments", _SOURCE, 2, (np.float32,), running_moments_twin)
 BATCH_NORMALISE = Operation("batch_normalise", _SOURCE, 5, _PLANES, batch_normalise_twin)
-BATCH_PRODUCTS = Operation("batch_products", _SOURCE, 4, _PLANES, batch_products_twin)
+PLANE_PRODUCTS = Operation("plane_products", _SOURCE, 4, _PLANES, plane_products_twin)
 BATCH_NORMALISE_BACK = Operation(
     "batch_normalise_back", _SOURCE, 7, (*_PLANES, np.float32), batch_normalise_back_twin
 )

@@ -1,0 +1,90 @@
+"""Kernels are built once on a host: its other processes wait for the first one.
+
+Binaries are cached on disk by the OpenCL implementation (PoCL, GPU drivers) or else by pyopencl.
+The first process of a host to meet a device and a source builds, the others wait on a file lock.
+"""
+
+import fcntl
+import hashlib
+import os
+import stat
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyopencl as cl
+
+from kernels.device import DeviceInfo
+from kernels.errors import DeviceError
+
+BUILD_DEADLINE = 120.0
+"""Seconds to wait for another process that builds the same kernels."""
+
+
+@contextmanager
+def building(info: DeviceInfo, texts: Sequence[str]) -> Iterator[None]:
+    """Hold a host-wide lock while kernels are built for the first time.
+
+    The file that says "built" is only a hint: where it lies (a cache was cleared), processes build
+    side by side, which costs time and nothing else. Raises DeviceError after BUILD_DEADLINE.
+    """
+    parts = (info.platform, info.name, info.driver, cl.VERSION_TEXT, *texts)
+    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
+    folder = cache_folder()
+    done = folder / f"{key}.built"
+    if done.exists():
+        yield
+        return
+    path = folder / f"{key}.lock"
+    with path.open("w") as lock:
+        _lock(lock.fileno(), path)
+        yield
+        done.touch()
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    deadline = time.monotonic() + BUILD_DEADLINE
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise DeviceError(
+                    f"another process has been building kernels for {BUILD_DEADLINE:.0f} s "
+                    f"(it holds {path}): look for one that hangs, and end it"
+                ) from None
+            time.sleep(0.05)
+        else:
+            return
+
+
+def cache_folder() -> Path:
+    """Return the folder for locks in the user's cache, or in the temporary folder without one.
+
+    Raises:
+        DeviceError: others may write to the temporary folder's, so what it holds proves nothing.
+    """
+    base = os.environ.get("XDG_CACHE_HOME")
+    folder = (Path(base) if base else Path.home() / ".cache") / "paramserver" / "kernels"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        folder = Path(tempfile.gettempdir()) / f"paramserver-kernels-{os.getuid()}"
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            found = folder.lstat()
+            own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+            if own and found.st_mode & 0o022:
+                folder.chmod(0o700)
+        except OSError as error:
+            own, why = False, f" ({error.strerror})"
+        else:
+            why = ""
+        if not own:
+            raise DeviceError(
+                f"{folder} is not a folder of your own{why}: remove it, or set XDG_CACHE_HOME to "
+                "one that is"
+            ) from None
+    return folder
