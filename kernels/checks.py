@@ -31,6 +31,20 @@ def check_pair(device: Array, host: np.ndarray) -> None:
         )
 
 
+def check_put(target: Array | np.ndarray, values: np.ndarray) -> None:
+    """Raise KernelError unless values can be copied to the first of a target's."""
+    if (
+        values.dtype != target.dtype
+        or values.shape[1:] != target.shape[1:]
+        or len(values) > target.shape[0]
+        or not values.flags.c_contiguous
+    ):
+        raise KernelError(
+            f"cannot put {values.dtype}{list(values.shape)} into {target.dtype}"
+            f"{list(target.shape)}: it must be contiguous, of the same type and no longer"
+        )
+
+
 def check_mirror(host: np.ndarray, *, written: bool) -> None:
     """Raise KernelError unless a host array can be mirrored."""
     writeable = host.flags.writeable or not written

@@ -2,7 +2,7 @@
 
 from kernels.device import choose, numpy_device
 from kernels.errors import DeviceError
-from kernels.interface import Array, DeviceRule, Engine, Form, Mirror, Replay, RuleHost
+from kernels.interface import Array, DeviceRule, Engine, Form, Mirror, Replay, RuleHost, Shared
 
 __all__ = [
     "Array",
@@ -12,6 +12,7 @@ __all__ = [
     "Mirror",
     "Replay",
     "RuleHost",
+    "Shared",
     "open_engine",
     "open_rules",
 ]

@@ -13,6 +13,7 @@ from kernels.checks import (
     check_matmul,
     check_mirror,
     check_pair,
+    check_put,
     check_rule,
     check_view,
 )
@@ -54,6 +55,22 @@ class HostMirror:
         """Do nothing: the memory is the same."""
 
     def to_host(self) -> None:
+        """Do nothing: the memory is the same."""
+
+
+class HostShared:
+    """An array of this engine and its memory."""
+
+    def __init__(self, array: HostArray) -> None:
+        self.array = array
+        self.host = array.data
+
+    def put(self, values: np.ndarray) -> None:
+        """Copy at once."""
+        check_put(self.array, values)
+        self.host[: len(values)] = values
+
+    def bring(self) -> None:
         """Do nothing: the memory is the same."""
 
 
@@ -117,7 +134,7 @@ class NumpyEngine:
                 "copies, waits and rules cannot be recorded: do them around the replay"
             )
 
-    def empty(self, shape: tuple[int, ...], dtype: type[np.generic] = np.float32) -> Array:
+    def empty(self, shape: tuple[int, ...], dtype: type[np.generic] = np.float32) -> HostArray:
         """Return an uninitialised array in host memory."""
         try:
             return HostArray(np.empty(shape, dtype))
@@ -130,6 +147,10 @@ class NumpyEngine:
         """Return an array over the same memory."""
         check_mirror(host, written=written)
         return HostMirror(HostArray(host))
+
+    def shared(self, shape: tuple[int, ...], dtype: type[np.generic] = np.float32) -> HostShared:
+        """Return an array whose memory both sides see."""
+        return HostShared(self.empty(shape, dtype))
 
     def upload(self, target: Array, host: np.ndarray) -> None:
         """Copy from `host` at once."""

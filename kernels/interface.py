@@ -79,6 +79,30 @@ class Mirror(Protocol):
         """Let the host see, after the next `wait`, what was enqueued until now."""
 
 
+class Shared(Protocol):
+    """An array that host and device both reach.
+
+    It is in one memory where that saves a copy, else each has its own.
+    """
+
+    @property
+    def host(self) -> np.ndarray:
+        """What the host sees: valid after a `bring` and the next `wait`."""
+
+    @property
+    def array(self) -> Array:
+        """What the engine computes with."""
+
+    def put(self, values: np.ndarray) -> None:
+        """Let what is enqueued next see values[n,...] as the first n.
+
+        They must stay unchanged until the next `wait`.
+        """
+
+    def bring(self) -> None:
+        """Let the host see, after the next `wait`, what was enqueued until now."""
+
+
 class RuleHost(Protocol):
     """What update rules over host memory need: a device, and the wait for it."""
 
@@ -125,6 +149,9 @@ class Engine(Protocol):
         Raises:
             KernelError: the engine has no mirrors, or the array is none that can be mirrored.
         """
+
+    def shared(self, shape: tuple[int, ...], dtype: type[np.generic] = np.float32) -> Shared:
+        """Return an uninitialised array that both sides reach, for what is exchanged each step."""
 
     def upload(self, target: Array, host: np.ndarray) -> None:
         """Enqueue a copy to the device; `host` must stay unchanged until the next `wait`."""

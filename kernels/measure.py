@@ -106,7 +106,7 @@ def _elementwise(engine: Engine) -> Iterator[Measurement]:
     gigabytes = rows * columns * 4e-9
     cases: dict[str, Callable[[], None]] = {
         "column_sum": lambda: reductions.column_sum(engine, a, out),
-        "all_finite": lambda: reductions.all_finite(engine, a, flag),
+        "clear_unless_finite": lambda: reductions.clear_unless_finite(engine, a, flag),
         "uniform": lambda: random.uniform(engine, a, key=(1, 2), counter=0),
         "upload": lambda: engine.upload(a, host),
         "download": lambda: engine.download(a, host),

@@ -7,6 +7,7 @@ import gc
 import weakref
 from typing import Any
 
+import numpy as np
 import pyopencl as cl
 
 from kernels.device import DeviceInfo
@@ -15,6 +16,10 @@ from kernels.errors import DeviceError
 
 class Buffer(cl.Buffer):
     """pyopencl's buffer, which cannot be referred to weakly itself."""
+
+
+ALIGNMENT = 128
+"""Bytes: where memory begins that host and device share."""
 
 
 class DeviceMemory:
@@ -43,8 +48,8 @@ class DeviceMemory:
     def __repr__(self) -> str:
         return f"<DeviceMemory of {self._info.name}: {self.taken} of {self.limit} bytes>"
 
-    def buffer(self, nbytes: int) -> Any:
-        """Return a new buffer.
+    def buffer(self, nbytes: int, host: np.ndarray | None = None) -> Any:
+        """Return a new buffer, in memory of its own or in a host array's.
 
         Raises:
             DeviceError: it would be more than the device gives at once, or than all may take.
@@ -59,10 +64,22 @@ class DeviceMemory:
                 f"device {self._info} gives at most {self._largest:,} bytes at once, not "
                 f"{nbytes:,}: use a smaller layer or minibatch, or another device"
             )
-        buffer = Buffer(self._context, cl.mem_flags.READ_WRITE, nbytes)
+        flags = cl.mem_flags.READ_WRITE | (0 if host is None else cl.mem_flags.USE_HOST_PTR)
+        buffer = Buffer(self._context, flags, nbytes, host)
         self.taken += nbytes
         weakref.finalize(buffer, self._give_back, nbytes).atexit = False
         return buffer
+
+    def shared(self, nbytes: int) -> tuple[Any, np.ndarray]:
+        """Return a new buffer in the host's memory, and its bytes. Raises as `buffer`."""
+        nbytes = max(nbytes, 4)
+        try:
+            raw = np.empty(nbytes + ALIGNMENT, np.uint8)
+        except MemoryError as error:
+            raise DeviceError(self._refusal(nbytes)) from error
+        skip = -raw.ctypes.data % ALIGNMENT
+        host = raw[skip : skip + nbytes]
+        return self.buffer(nbytes, host), host
 
     def _give_back(self, nbytes: int) -> None:
         self.taken -= nbytes

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
+from kernels.checks import check_put
 from kernels.interface import Array
 from kernels.program import OpenDevice
 
@@ -34,3 +37,37 @@ class SharedMirror:
         self._mapped = self._device.map_for_host(
             self._buffer, self.array.size, written=self._written
         )
+
+
+class SharedArray:
+    """An array that host and device both reach, in one memory where the device needs no maps.
+
+    Commands of their own for a few bytes take many times what the bytes do: what is written while the
+    device is idle is simply there when it begins.
+    """
+
+    def __init__(
+        self, device: OpenDevice, buffer: Any, array: Array, host: np.ndarray, *, one: bool
+    ) -> None:
+        self._device = device
+        self._buffer = buffer
+        self._one = one
+        self.array = array
+        self.host = host
+
+    def __repr__(self) -> str:
+        return f"<SharedArray of {self.array!r}>"
+
+    def put(self, values: np.ndarray) -> None:
+        """Let the device see values as the first; see `Shared.put`."""
+        check_put(self.host, values)
+        if self._one and self._device.idle:
+            self._device.only_now()
+            self.host[: len(values)] = values
+        elif values.size:
+            self._device.copy_in(self._buffer, 0, values)
+
+    def bring(self) -> None:
+        """Let the host see what was enqueued until now; see `Shared.bring`."""
+        if not self._one:
+            self._device.copy_out(self._buffer, 0, self.host)

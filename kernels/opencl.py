@@ -21,9 +21,10 @@ from kernels.device import DeviceInfo
 from kernels.errors import KernelError
 from kernels.gemm import Gemm, gemm_sources
 from kernels.interface import Array, DeviceRule, Form, Mirror
-from kernels.mirror import SharedMirror
+from kernels.mirror import SharedArray, SharedMirror
 from kernels.operation import Operation
 from kernels.operations import Operations
+from kernels.placement import POCL
 from kernels.program import Located, OpenDevice, Replay
 from kernels.rule_kernel import RuleProgram
 from kernels.rule_twin import RuleSpec, coefficients, state_count
@@ -114,6 +115,17 @@ class OpenCLEngine:
         buffer = self.device.host_buffer(host, written=written)
         array = DeviceArray(self, buffer, 0, host.shape, host.dtype)
         return SharedMirror(self.device, buffer, array, written=written)
+
+    def shared(self, shape: tuple[int, ...], dtype: type[np.generic] = np.float32) -> SharedArray:
+        """Return an uninitialised array that both sides reach; see `Engine.shared`."""
+        of, device = np.dtype(dtype), self.device
+        nbytes = math.prod(shape) * of.itemsize
+        if one := self.mirrors and self.info.platform == POCL:
+            buffer, raw = device.shared_buffer(nbytes)
+            host = raw[:nbytes].view(of).reshape(shape)
+        else:
+            buffer, host = device.buffer(nbytes), np.empty(shape, of)
+        return SharedArray(device, buffer, DeviceArray(self, buffer, 0, shape, of), host, one=one)
 
     def upload(self, target: Array, host: np.ndarray) -> None:
         """Enqueue a copy to the device; `host` must stay unchanged until the next `wait`."""

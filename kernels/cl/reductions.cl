@@ -182,12 +182,6 @@ __kernel void top_k(
   }
 }
 
-/* One item. */
-__kernel void set_flag(__global int *flag, ulong flag_at, ulong items, int share)
-{
-  if (get_global_id(0) < items) flag[flag_at] = 1;
-}
-
 /* Clear the flag if an element has an exponent of all ones (infinite or NaN). */
 __kernel void scan_finite(
   const __global int *bits, ulong bits_at, __global int *flag, ulong flag_at, ulong items,

@@ -34,12 +34,11 @@ def column_sum(engine: Engine, a: Array, out: Array) -> None:
     engine.run(COLUMN_SUM, (a, out), (rows,), items=columns, grain=max(16, 4096 // rows))
 
 
-def all_finite(engine: Engine, a: Array, flag: Array) -> None:
-    """Set `flag[1]` int32 to 1 if every element of `a` is finite, else to 0."""
-    check_same("all_finite's flag", (flag, (1,)))
-    check_type("all_finite", a, np.float32)
-    check_type("all_finite's flag", flag, np.int32)
-    engine.run(SET_FLAG, (flag,), items=1)
+def clear_unless_finite(engine: Engine, a: Array, flag: Array) -> None:
+    """Set `flag[1]` int32 to 0 if an element of `a` is not finite; else leave it as it is."""
+    check_same("clear_unless_finite's flag", (flag, (1,)))
+    check_type("clear_unless_finite", a, np.float32)
+    check_type("clear_unless_finite's flag", flag, np.int32)
     engine.run(SCAN_FINITE, (a, flag), items=a.size, grain=GRAIN)
 
 
@@ -168,11 +167,6 @@ def column_sum_twin(a: np.ndarray, out: np.ndarray, rows: int) -> None:
     np.add.reduce(a, axis=0, out=out)
 
 
-def set_flag_twin(flag: np.ndarray) -> None:
-    """Set the flag."""
-    flag[0] = 1
-
-
 def scan_finite_twin(a: np.ndarray, flag: np.ndarray) -> None:
     """Clear the flag if an element is not finite."""
     if not np.isfinite(a).all():
@@ -256,7 +250,6 @@ def top_k_twin(
 
 
 COLUMN_SUM = Operation("column_sum", "reductions.cl", 2, (np.int32,), column_sum_twin)
-SET_FLAG = Operation("set_flag", "reductions.cl", 1, (), set_flag_twin)
 SCAN_FINITE = Operation("scan_finite", "reductions.cl", 2, (), scan_finite_twin)
 SUM_CHUNKS = Operation(
     "sum_chunks", "reductions.cl", 2, (np.uint64, np.float32, np.int32), sum_chunks_twin

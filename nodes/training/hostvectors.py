@@ -98,7 +98,7 @@ class HostVectors:
         """Return the mirror of a host array, made when it is first seen; None to have it copied."""
         if host.shape != (self._model.size,):
             raise ModelError(f"{host.shape} numbers for a model of {self._model.size} parameters")
-        key = (int(host.ctypes.data), written)
+        key = (host.__array_interface__["data"][0], written)
         found = self._mirrors.get(key)
         if found is None and self._engine.mirrors and len(self._mirrors) < MOST_MIRRORS:
             mirror = self._engine.mirror(host, written=written)

@@ -19,6 +19,9 @@ from nodes.training.hostvectors import HostVectors
 
 Floats = npt.NDArray[np.float32]
 
+FINITE = np.ones(1, np.int32)
+"""Nothing was found yet that is not finite."""
+
 MOST_REPLAYS = 256
 """Of as many steps and numbers of rows; beyond it all are made anew."""
 
@@ -65,7 +68,8 @@ class Learner:
 
     It owns the device's buffers of one minibatch and its activations. It belongs
     to the engine's thread. A CPU device computes in the memory of the weights and of the gradient
-    that it is given; other devices have a copy of each. Else there are ``max_batch`` rows of the
+    that it is given; other devices have a copy of each. A step's few other numbers, its minibatch
+    among them, are in memory that both sides reach. Else there are ``max_batch`` rows of the
     input and of every layer's output, and room for what gradients on the way back do not share with
     them; local training adds the weights once more, and its rule's state.
 
@@ -102,11 +106,9 @@ class Learner:
             states = range(state_count(local.rule.name))
             self._state = [engine.empty((model.size,)) for _ in states]
         self._local = local
-        self._stats = engine.empty((2 * steps,))
+        self._stats = engine.shared((2 * steps,))
         self._sums = reductions.workspace(engine, model.size)
-        self._flag = engine.empty((1,), np.int32)
-        self._host_stats: npt.NDArray[Any] = np.zeros(2 * steps, self._stats.dtype)
-        self._host_flag = np.zeros(1, np.int32)
+        self._flag = engine.shared((1,), np.int32)
         self._build()
 
     def __repr__(self) -> str:
@@ -126,10 +128,15 @@ class Learner:
             y: int32 [rows] labels, or float32 [rows, targets].
             out: float32 [size].
         """
+        self._flag.put(FINITE)
         rows, given = self._load(x, y), self._host.given(weights)
         gradient = self._host.result(out)
-        self._differentiate(given, rows, 0, gradient)
-        self._check(gradient.flat)
+
+        def compute() -> None:
+            self._enqueue_gradient(given, rows, 0, gradient)
+            self._check(gradient.flat)
+
+        self._replay(("gradient", rows, id(given), id(gradient)), compute)
         self._host.hand_over(gradient, out)
         return self._finish(rows, 1, pushed=True)
 
@@ -153,6 +160,7 @@ class Learner:
         """
         local = self._local
         assert local is not None
+        self._flag.put(FINITE)
         given, gradient = self._host.given(weights), self._host.result(out)
         for state in self._state:
             vectors.fill(self._engine, state, 0.0)
@@ -162,7 +170,7 @@ class Learner:
             if steps == local.period:
                 raise ModelError(f"more minibatches than the {local.period} of a period")
             rows = self._load(x, y)
-            self._differentiate(current, rows, steps, gradient)
+            self._local_gradient(current, rows, steps, gradient)
             examples += rows
             steps += 1
             self._rule(
@@ -191,7 +199,7 @@ class Learner:
         rows, given = self._load(x, y), self._host.given(weights)
 
         def compute() -> None:
-            x = _rows(self._input, rows)
+            x = _rows(self._input.array, rows)
             self._loss(self._activations.forward(x, given), 0)
 
         self._replay(("evaluate", rows, id(given)), compute)
@@ -210,22 +218,22 @@ class Learner:
         weights, gradient = self._host.for_building()
         with self._engine.recording():
             self._enqueue_gradient(weights, 1, 0, gradient)
-            reductions.all_finite(self._engine, gradient.flat, self._flag)
+            self._check(gradient.flat)
             if self._local is not None:
                 vectors.fill(self._engine, self._state[0] if self._state else gradient.flat, 0.0)
                 vectors.difference(self._engine, weights.flat, weights.flat, gradient.flat)
 
-    def _differentiate(
+    def _local_gradient(
         self, weights: Parameters, rows: int, step: int, gradient: Parameters
     ) -> None:
-        """Compute the gradient of the minibatch on the device, clipped."""
-        key = ("gradient", rows, step, id(weights), id(gradient))
+        """Compute the gradient of a local step's minibatch on the device, clipped."""
+        key = ("local", rows, step, id(weights), id(gradient))
         self._replay(key, lambda: self._enqueue_gradient(weights, rows, step, gradient))
 
     def _enqueue_gradient(
         self, weights: Parameters, rows: int, step: int, gradient: Parameters
     ) -> None:
-        x = _rows(self._input, rows)
+        x = _rows(self._input.array, rows)
         self._loss(self._activations.forward(x, weights), step)
         self._activations.backward(x, weights, gradient)
         # The gradient is a sum over the rows, the bounds are those of its mean.
@@ -248,8 +256,7 @@ class Learner:
 
     def _check(self, result: Array) -> None:
         """Begin to see whether what is to be pushed is finite."""
-        reductions.all_finite(self._engine, result, self._flag)
-        self._engine.download(self._flag, self._host_flag)
+        reductions.clear_unless_finite(self._engine, result, self._flag.array)
 
     def _load(self, x: Floats, y: npt.NDArray[Any]) -> int:
         rows = len(x)
@@ -258,8 +265,8 @@ class Learner:
         if rows > self._max_batch:
             self._engine.wait()  # for steps that still use the present room
             self._make_room(rows)
-        self._engine.upload(_rows(self._input, rows), x)
-        self._engine.upload(_rows(self._target, rows), y)
+        self._input.put(x)
+        self._target.put(y)
         return rows
 
     def _make_room(self, rows: int) -> None:
@@ -267,11 +274,11 @@ class Learner:
         engine, model = self._engine, self._model
         self._replays.clear()
         self._max_batch = 0  # nothing fits where one of these is refused
-        self._input = engine.empty((rows, model.inputs))
+        self._input = engine.shared((rows, model.inputs))
         if self._classifies:
-            self._target = engine.empty((rows,), np.int32)
+            self._target = engine.shared((rows,), np.int32)
         else:
-            self._target = engine.empty((rows, model.outputs))
+            self._target = engine.shared((rows, model.outputs))
         self._rows = losses.workspace(engine, rows)
         self._activations = Activations(engine, model, rows, training=True)
         self._max_batch = rows
@@ -279,7 +286,7 @@ class Learner:
     def _loss(self, output: Array, step: int) -> None:
         """Compute a step's loss and its gradient by the last layer's output, which is linear."""
         engine, rows = self._engine, output.shape[0]
-        target, stats = _rows(self._target, rows), self._stats.view(2 * step, (2,))
+        target, stats = _rows(self._target.array, rows), self._stats.array.view(2 * step, (2,))
         delta = self._activations.delta(rows)
         if self._classifies:
             losses.softmax_cross_entropy(engine, output, target, delta, stats, self._rows)
@@ -288,12 +295,14 @@ class Learner:
 
     def _finish(self, examples: int, steps: int, *, pushed: bool) -> StepResult:
         """Wait for the device; return the sums over the steps."""
-        host = self._host_stats[: 2 * steps]
-        self._engine.download(self._stats.view(0, (2 * steps,)), host)
+        self._stats.bring()
+        if pushed:
+            self._flag.bring()
         self._host.rest()
         self._engine.wait()
+        host = self._stats.host[: 2 * steps]
         loss = sum(map(float, host[::2]))
-        finite = bool(np.isfinite(loss)) and (not pushed or bool(self._host_flag[0]))
+        finite = bool(np.isfinite(loss)) and (not pushed or bool(self._flag.host[0]))
         correct = int(sum(host[1::2])) if self._classifies else 0
         return StepResult(loss_sum=loss, correct=correct, examples=examples, finite=finite)
 

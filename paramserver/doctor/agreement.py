@@ -66,5 +66,6 @@ def _results(engine: Engine) -> Iterator[tuple[str, np.ndarray]]:
     losses.mean_squared_error(engine, given, filled(ROWS, COLUMNS), delta, stats, rows)
     yield "mean_squared_error", result(stats)
     flag = engine.empty((1,), np.int32)
-    reductions.all_finite(engine, given, flag)
-    yield "all_finite", result(flag)
+    engine.upload(flag, np.ones(1, np.int32))
+    reductions.clear_unless_finite(engine, given, flag)
+    yield "clear_unless_finite", result(flag)

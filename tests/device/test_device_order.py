@@ -27,7 +27,7 @@ class Step:
         self.hidden, self.logits = engine.empty((32, 30)), engine.empty((32, 10))
         self.delta, self.back = engine.empty((32, 10)), engine.empty((32, 30))
         self.gradient = engine.empty((20 * 30 + 30 + 30 * 10,))
-        self.stats, self.flag = engine.empty((2,)), engine.empty((1,), np.int32)
+        self.stats, self.flag = engine.empty((2,)), put(engine, np.ones(1, np.int32))
         self.rows, self.sums = losses.workspace(engine, 32), reductions.workspace(engine, 930)
         self.noise = engine.empty((32, 30))
         self.rule = engine.rule(RuleSpec("momentum"))
@@ -59,7 +59,7 @@ class Step:
             self.weights, self.moved, gradient, [self.velocity], scale=1 / 32, rate=0.1, step=1
         )
         vectors.difference(engine, self.weights, self.moved, self.moved, factor=32)
-        reductions.all_finite(engine, self.moved, self.flag)
+        reductions.clear_unless_finite(engine, self.moved, self.flag)
         engine.download(self.stats, self.host_stats)
 
 

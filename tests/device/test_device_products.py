@@ -154,7 +154,8 @@ def test_rows_at_the_edge_of_a_tile_are_those_of_a_whole_one(
     a, b = normal(1, 90, k), normal(2, k, n)
     right = put(opencl, b.T if form == "nt" else b)
     results = {}
-    for m in (90, *range(1, 18), *range(71, 82)):
+    cpu = opencl.info.type == "cpu"  # GPUs have tiles of 64, whatever the number of rows
+    for m in (90, *range(1, 18), *range(71, 82)) if cpu else (90, 1, 63, 65):
         out = opencl.empty((m, n))
         part = a[:m]
         opencl.matmul(put(opencl, part.T if form == "tn" else part), right, out, form=form)

@@ -22,26 +22,28 @@ def test_column_sum_adds_rows_in_order(engine: Engine, shape: tuple[int, int]) -
 
 
 @pytest.mark.parametrize("size", [1, 16, 17, 16384, 50001])
-def test_all_finite_sees_every_element(engine: Engine, size: int) -> None:
-    flag = engine.empty((1,), np.int32)
+def test_every_element_is_looked_at_for_what_is_not_finite(engine: Engine, size: int) -> None:
+    flag, one = engine.empty((1,), np.int32), np.ones(1, np.int32)
+    engine.upload(flag, one)
     host = normal(4, size)
     host[0] = np.finfo(np.float32).max
     array = put(engine, host)
-    reductions.all_finite(engine, array, flag)
+    reductions.clear_unless_finite(engine, array, flag)
     assert get(engine, flag)[0] == 1
     for place in {0, size // 2, size - 1}:
         for value in (np.inf, -np.inf, np.nan, -np.nan):
             spoiled = host.copy()
             spoiled[place] = value
             engine.upload(array, spoiled)
-            reductions.all_finite(engine, array, flag)
+            engine.upload(flag, one)
+            reductions.clear_unless_finite(engine, array, flag)
             assert get(engine, flag)[0] == 0
 
 
 def test_a_finite_view_beside_a_nan_is_finite(engine: Engine) -> None:
     array = put(engine, np.array([np.nan, 1, 2, np.inf], np.float32))
-    flag = engine.empty((1,), np.int32)
-    reductions.all_finite(engine, array.view(1, (2,)), flag)
+    flag = put(engine, np.ones(1, np.int32))
+    reductions.clear_unless_finite(engine, array.view(1, (2,)), flag)
     assert get(engine, flag)[0] == 1
 
 
@@ -130,7 +132,7 @@ def test_shapes_that_do_not_fit_are_refused(engine: Engine) -> None:
     with pytest.raises(KernelError, match="column_sum"):
         reductions.column_sum(engine, a, two)
     with pytest.raises(KernelError, match="flag"):
-        reductions.all_finite(engine, a, two)
+        reductions.clear_unless_finite(engine, a, two)
     with pytest.raises(KernelError, match=r"expected shape \[3\]"):
         reductions.reduce_rows(engine, "sum", a, two)
     with pytest.raises(KernelError, match="result takes int32"):

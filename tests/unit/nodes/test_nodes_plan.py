@@ -61,6 +61,6 @@ def test_a_step_takes_little_more_than_weights_gradients_and_activations(
     learner.gradient(weights, x, y, gradient)
     assert engine.device.memory.taken == taken, "a step must allocate nothing"
     activations = rows * (model.inputs + sum(math.prod(la.outputs) for la in model.layers))
-    # Weights and gradient lie in the host's memory; a packed copy of the weights may be held.
+    # Weights and gradient lie in the host's own memory; a packed copy of the weights may be held.
     assert taken + 4 * 2 * model.size <= 1.3 * 4 * (3 * model.size + activations)
     engine.close()
