@@ -1,23 +1,21 @@
-"""The command ``node``: train a recipe, or compute for a cluster."""
+"""The command ``node``: train a recipe, or compute for a cluster.
+
+As in `paramserver.cli`, commands that need a peer import it themselves.
+"""
 
 from __future__ import annotations
 
 import os
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kernels.engine import open_rules
 from nodes import cli_model
 from nodes.recipe import SUFFIXES, load_recipe
 from nodes.training.progress import Progress, Show, open_progress
 from nodes.training.result import BEST_FILE, MODEL_FILE, Result
-from nodes.training.resume import recipe_of
-from nodes.training.role import WorkerRole
-from nodes.training.session import Session, fresh_run, recording
-from paramserver.checkpoint import load_latest
 from paramserver.cli import (
     ConfigFile,
     Join,
@@ -34,7 +32,6 @@ from paramserver.console import (
     Signals,
     check_join,
     hushed,
-    live,
     new_identity,
     read_secret,
     run_app,
@@ -44,8 +41,10 @@ from paramserver.console import (
 )
 from paramserver.errors import TryAgain, UserError
 from paramserver.launch.lifeline import read_handover
-from paramserver.peer import Peer
 from paramserver.phrases import counted
+
+if TYPE_CHECKING:
+    from nodes.training.session import Session
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -94,6 +93,10 @@ def train(
     set_: Sets = None,
 ) -> None:
     """Train a recipe: on a local cluster, or on a running one with --join or --zookeeper."""
+    from nodes.training.resume import recipe_of
+    from nodes.training.session import Session, fresh_run, recording
+    from paramserver.checkpoint import load_latest
+
     name = Path(recipe).stem if recipe and recipe.endswith(SUFFIXES) else recipe or "resumed"
     result = Result(run=fresh_run(name), recipe=name)
     signals: list[Signals] = []
@@ -237,6 +240,11 @@ def start(
     if device_config.cores is not None:
         # PoCL reads this once, when devices are first looked for.
         os.environ["POCL_MAX_PTHREAD_COUNT"] = str(device_config.cores)
+    from kernels.engine import open_rules
+    from nodes.training.role import WorkerRole
+    from paramserver.peer import Peer
+    from paramserver.serving import live
+
     peer = Peer(
         elsewhere(loaded.config) if join is not None else loaded.config,
         new_identity(name),

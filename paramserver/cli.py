@@ -1,4 +1,8 @@
-"""The command ``paramserver``: shards, spares, configuration and the doctor."""
+"""The command ``paramserver``: shards, spares, configuration and the doctor.
+
+What makes a peer takes half a second to import: commands that need it do so themselves, for `--help`, a
+fault in a configuration and the like are to be said at once.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +12,15 @@ import logging
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kernels.engine import open_rules
 from paramserver import __version__
 from paramserver.config import PeerConfig, ZooKeeperConfig
 from paramserver.configfile import Loaded, load, read_document, show
 from paramserver.console import (
     check_join,
-    live,
     new_identity,
     read_secret,
     run_app,
@@ -36,10 +38,9 @@ from paramserver.errors import (
 )
 from paramserver.launch.lifeline import read_handover
 from paramserver.launch.presence import the_run
-from paramserver.meeting import looking_in
-from paramserver.operate import Operator, operator, run_table_of
-from paramserver.peer import Peer
-from paramserver.transport.connection import Identity
+
+if TYPE_CHECKING:
+    from paramserver.operate import Operator
 
 log = logging.getLogger(__name__)
 
@@ -128,6 +129,10 @@ def start(
             "give one of --zookeeper host:port (cluster.zookeeper.address) to meet there, --join "
             "host:port of a peer that hosts the coordinator, or --embedded to host it here"
         )
+    from kernels.engine import open_rules
+    from paramserver.peer import Peer
+    from paramserver.serving import live
+
     peer = Peer(
         elsewhere(loaded.config) if join is not None or embedded else loaded.config,
         new_identity(name),
@@ -200,6 +205,9 @@ def config_get(
             "that hosts the coordinator"
         )
     secret = read_secret(loaded.config)
+
+    from paramserver.meeting import looking_in
+    from paramserver.transport.connection import Identity
 
     async def look() -> dict[str, Any]:
         me = new_identity(None)
@@ -291,6 +299,8 @@ async def _operator(
     sets: list[str] | None,
 ) -> AsyncIterator[Operator]:
     """Connect to the cluster at ``join`` or a ZooKeeper, or to that of the ``local`` run."""
+    from paramserver.operate import operator, run_table_of
+
     _one_place(join, zookeeper, local)
     flags: dict[str, object] = {
         "cluster.secret_file": secret_file,

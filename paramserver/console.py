@@ -1,4 +1,4 @@
-"""What both commands share: errors as one line, exit codes, logging, signals, a peer's life."""
+"""What both commands share: errors as one line, exit codes, logging, secrets, signals."""
 
 from __future__ import annotations
 
@@ -19,14 +19,9 @@ from typing import Any, TypeVar
 import typer
 
 from kernels.errors import KernelError
-from paramserver.address import parse_address
-from paramserver.config import PeerConfig, is_loopback
+from paramserver.config import PeerConfig
 from paramserver.errors import ConfigurationError, NotReady, ParamserverError, UserError
-from paramserver.launch.lifeline import watch_lifeline
-from paramserver.peer import Peer
-from paramserver.transport.sockets import is_local
 from paramserver.types import PeerId
-from paramserver.waiting import first_error
 
 log = logging.getLogger(__name__)
 
@@ -229,57 +224,3 @@ class Signals:
                 sys.stdout.flush()
             signal.signal(self.got, signal.SIG_DFL)
             os.kill(os.getpid(), self.got)
-
-
-async def live(peer: Peer, *, lifeline: int | None, embedded: bool) -> Signals:
-    """Run a peer until a signal, or the end of its lifeline, asks it to leave."""
-    stop = asyncio.Event()
-
-    def leave(reason: str) -> None:
-        log.info("leaving: %s", reason)
-        stop.set()
-
-    signals = Signals(leave)
-    signals.install()
-
-    def ready() -> None:
-        roles = ", ".join(peer.roles) or "none"
-        say(
-            f"peer {peer.me.name} of cluster {peer.config.cluster.name} serves at {peer.address} "
-            f"(roles: {roles}), status page http://{peer.status_address}/"
-        )
-        if embedded:
-            say(
-                f"others join with --join {peer.address}; this peer hosts the coordinator: "
-                "its death ends the cluster"
-            )
-        if peer.config.cluster.insecure and not is_loopback(peer.config.cluster.host):
-            say("warning: --insecure: whoever reaches this port can read and change the weights")
-        zookeeper = peer.config.cluster.zookeeper.address
-        afar = zookeeper and not all(is_loopback(one) for one, _ in parse_address(zookeeper).hosts)
-        if afar and is_local(peer.address):
-            say(
-                f"warning: peers on other machines cannot reach {peer.address}: give "
-                "--listen 0.0.0.0:PORT, and cluster.advertise where the machine's name is another"
-            )
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            # From before the peer is prepared until it has ended: its end may be what takes too long.
-            watching = (
-                group.create_task(watch_lifeline(lifeline, lambda: leave("the launcher has ended")))
-                if lifeline is not None
-                else None
-            )
-            try:
-                async with peer.running():
-                    ready()
-                    await stop.wait()
-                    if signals.got is not None:
-                        await peer.drain()
-            finally:
-                if watching is not None:
-                    watching.cancel()
-    except BaseExceptionGroup as several:
-        raise first_error(several) from several
-    return signals

@@ -317,14 +317,14 @@ async def test_a_lost_answer_to_a_write_is_settled(cluster: Cluster) -> None:
     await a.coordinator.configs()
     documents = a.coordinator.documents
     assert await a.sees()
-    a.faults.loses.append("/test/1/")
+    a.faults.loses.append("/test/1/map")
     assert await documents.swap("/test/1/map", "one", ABSENT) == 0
-    a.faults.loses.append("/test/1/")
+    a.faults.loses.append("/test/1/map")
     assert await documents.swap("/test/1/map", "two", 0) == 1
-    a.faults.loses.append("/test/1/")
+    a.faults.loses.append("/test/1/config/")
     assert await a.coordinator.put_config("run", {"x": 1}) == 0
     assert not a.faults.loses
-    a.faults.loses.append("/test/1/")
+    a.faults.loses.append("/test/1/config/")
     await a.coordinator.drop_config("run")
     assert await b.coordinator.configs() == {}
     found = await b.coordinator.documents.get("/test/1/map")
@@ -338,7 +338,7 @@ async def test_a_write_whose_answer_was_lost_and_that_others_overwrote(cluster: 
     path = "/test/1/map"
     await b.coordinator.documents.put(path, 0)
     assert await a.sees()
-    a.faults.loses.append("/test/1/")
+    a.faults.loses.append(path)  # and no write of its views, which make their folders
     lost = asyncio.create_task(a.coordinator.documents.swap(path, 1, 0))
 
     async def overwrite() -> None:
