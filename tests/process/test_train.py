@@ -62,8 +62,15 @@ def test_bsp_gives_the_same_file_with_any_topology(tmp_path: Path) -> None:
     assert len(seen) == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-@pytest.mark.parametrize("consistency", ["bsp", "asp"])
+@pytest.mark.parametrize(
+    ("consistency", "number"),
+    [
+        ("bsp", signal.SIGKILL),
+        ("asp", signal.SIGSTOP),
+        pytest.param("bsp", signal.SIGSTOP, marks=pytest.mark.long),
+        pytest.param("asp", signal.SIGKILL, marks=pytest.mark.long),
+    ],
+)
 def test_a_worker_that_dies_or_freezes_is_replaced_by_the_others(
     tmp_path: Path, data_dir: Path, consistency: str, number: signal.Signals
 ) -> None:

@@ -23,7 +23,7 @@ from tests.support.process import ROOT, environment
 
 pytestmark = pytest.mark.usefixtures("no_orphans")
 
-SECONDS = float(os.environ.get("PARAMSERVER_CHAOS_SECONDS", "60"))
+SECONDS = float(os.environ.get("PARAMSERVER_CHAOS_SECONDS", "20"))
 T = 1.0
 NAMES = "abcd"
 OFTEN = 0.35
@@ -229,7 +229,7 @@ def judge(tries: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 @pytest.mark.deadline(SECONDS + 120)
-def test_leaders_write_in_order_through_a_minute_of_faults(tmp_path: Path, seed: int) -> None:
+def test_leaders_write_in_order_through_faults(tmp_path: Path, seed: int) -> None:
     try:
         ensemble = Ensemble(tmp_path / "zookeeper", 3, tick=200, apart=True)
         done = asyncio.run(play(tmp_path, ensemble, SECONDS, seed))
@@ -237,6 +237,6 @@ def test_leaders_write_in_order_through_a_minute_of_faults(tmp_path: Path, seed:
         pytest.skip(f"NO ZOOKEEPER: {error}")
     found = judge(lines(tmp_path))
     print(f"{sum(done.values())} faults in {SECONDS:g} s: {dict(done)}; {found}")
-    assert found["terms"] > SECONDS / 20, "hardly anybody lost a term"
+    assert found["terms"] > max(2, SECONDS / 20), "hardly anybody lost a term"
     assert found["writes"] > SECONDS
     assert sum(done.values()) > SECONDS
