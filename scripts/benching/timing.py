@@ -27,6 +27,9 @@ def sets_for(size: int) -> int:
 class Loop:
     """Runs of one case over sets of buffers in turn.
 
+    A turn is preceded by one that is not timed: what was at rest while the other side had its turn
+    is slow at first, processors and threads alike.
+
     Args:
         run: starts or does the case with the set of this number.
         sets: how many sets there are.
@@ -47,22 +50,30 @@ class Loop:
         self._finish = finish
         self._next = 0
         self._count = sets
+        self._warm = 0.0
         self.seconds()  # every set once, to warm up
         turn = QUICK_TURN if quick else TURN
         self._count = min(max(round(turn / self.seconds()), 1), MOST_RUNS)
+        self._warm = turn
 
     def seconds(self, *, wait_each: bool = False) -> float:
         """Return the mean seconds of a run, of many with one wait at the end, or with one each."""
+        warm = time.perf_counter() + self._warm
+        while time.perf_counter() < warm:
+            self._turn(wait_each=wait_each)
+        start = time.perf_counter()
+        self._turn(wait_each=wait_each)
+        return (time.perf_counter() - start) / self._count
+
+    def _turn(self, *, wait_each: bool) -> None:
         run, finish, sets = self._run, self._finish, self._sets
         first, stop = self._next, self._next + self._count
         self._next = stop % sets
-        start = time.perf_counter()
         for number in range(first, stop):
             run(number % sets)
             if wait_each:
                 finish()
         finish()
-        return (time.perf_counter() - start) / self._count
 
 
 class Looped:
