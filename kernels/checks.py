@@ -31,17 +31,15 @@ def check_pair(device: Array, host: np.ndarray) -> None:
         )
 
 
-def check_put(target: Array | np.ndarray, values: np.ndarray) -> None:
-    """Raise KernelError unless values can be copied to the first of a target's."""
-    if (
-        values.dtype != target.dtype
-        or values.shape[1:] != target.shape[1:]
-        or len(values) > target.shape[0]
-        or not values.flags.c_contiguous
-    ):
+def check_put(target: Array, values: np.ndarray) -> None:
+    """Raise KernelError unless values can be copied to the first rows of a target."""
+    rows, room = len(values) if values.ndim else -1, target.shape[0]
+    fits = 0 <= rows <= room and values.size * room == rows * target.size
+    if not fits or values.dtype != target.dtype or not values.flags.c_contiguous:
         raise KernelError(
             f"cannot put {values.dtype}{list(values.shape)} into {target.dtype}"
-            f"{list(target.shape)}: it must be contiguous, of the same type and no longer"
+            f"{list(target.shape)}: its rows must be contiguous, of the same type and size, and "
+            "no more"
         )
 
 

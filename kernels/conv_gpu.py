@@ -30,7 +30,7 @@ class GpuConvolution:
         with building(device.info, texts):
             programs = [device.build(text, {}) for text in texts]
             self._parts = [device.kernel(program, "gathered", types) for program in programs]
-            adding = (None, *_AT * 2, *(np.int32,) * 3, np.uint64)
+            adding = (None, *_AT * 2, np.int32, np.int32, np.uint64, np.uint64)
             self._add = device.kernel(programs[2], "add_pieces", adding)
             unfolding = (*_AT, None, *(np.int32,) * 8, np.uint64, np.int32)
             text = source("common.cl", "unfold.cl")
@@ -108,16 +108,17 @@ class GpuConvolution:
     def weights(
         self, layer: Layer, x: Located, delta: Located, out: Located, sums: Located | None
     ) -> None:
-        """Enqueue the gradient by the weights; delta's sums are those of a tap that sees ones."""
+        """Enqueue the gradient by the weights."""
         layout, taps, bases = self._tables.of(layer)
         x = self._laid_out(layer, layout, x)
-        columns = layer.k + (sums is not None)
-        size = layer.filters * columns
-        tiles = -(-layer.filters // SPAN) * -(-columns // SPAN)
+        size = layer.filters * layer.k
+        tiles = -(-layer.filters // SPAN) * -(-layer.k // SPAN)
         images = -(-layer.batch // max(1, min(layer.batch, PIECES // tiles)))
         count = -(-layer.batch // images)
-        pieces = self._pieces.of(count * size)
-        extents = (layer.filters, columns, layer.batch * layout.groups)
-        arrays = (*delta, *x, pieces, 0, *out, taps, bases, 0, 0)
+        items = size if sums is None else size + layer.filters
+        pieces = self._pieces.of(count * items)
+        extents = (layer.filters, layer.k, layer.batch * layout.groups)
+        arrays = (*delta, *x, pieces, 0, *out, taps, bases, int(sums is not None), 0)
         self._run(self._parts[2], layer, extents, *arrays, images * layout.groups)
-        self._add((size,), None, pieces, *out, *(sums or out), count, layer.k, columns, size)
+        numbers = (count, layer.filters, size, items)
+        self._add((items,), None, pieces, *out, *(sums or out), *numbers)

@@ -61,17 +61,20 @@ class HostMirror:
 class HostShared:
     """An array of this engine and its memory."""
 
-    def __init__(self, array: HostArray) -> None:
+    def __init__(self, engine: "NumpyEngine", array: HostArray) -> None:
+        self._engine = engine
         self.array = array
         self.host = array.data
 
     def put(self, values: np.ndarray) -> None:
         """Copy at once."""
         check_put(self.array, values)
-        self.host[: len(values)] = values
+        self._engine.only_now()
+        self.host.reshape(-1)[: values.size] = values.reshape(-1)
 
     def bring(self) -> None:
         """Do nothing: the memory is the same."""
+        self._engine.only_now()
 
 
 class HostReplay:
@@ -150,7 +153,7 @@ class NumpyEngine:
 
     def shared(self, shape: tuple[int, ...], dtype: type[np.generic] = np.float32) -> HostShared:
         """Return an array whose memory both sides see."""
-        return HostShared(self.empty(shape, dtype))
+        return HostShared(self, self.empty(shape, dtype))
 
     def upload(self, target: Array, host: np.ndarray) -> None:
         """Copy from `host` at once."""

@@ -87,7 +87,8 @@ class Shared(Protocol):
 
     @property
     def host(self) -> np.ndarray:
-        """What the host sees: valid after a `bring` and the next `wait`."""
+        """What the host sees: valid after a `bring` and the next `wait`, until something is put or
+        enqueued that writes it."""
 
     @property
     def array(self) -> Array:
@@ -151,7 +152,10 @@ class Engine(Protocol):
         """
 
     def shared(self, shape: tuple[int, ...], dtype: type[np.generic] = np.float32) -> Shared:
-        """Return an uninitialised array that both sides reach, for what is exchanged each step."""
+        """Return an uninitialised array that both sides reach, for what is exchanged each step.
+
+        Nothing is put or brought while a recording goes on. Raises as `empty` does.
+        """
 
     def upload(self, target: Array, host: np.ndarray) -> None:
         """Enqueue a copy to the device; `host` must stay unchanged until the next `wait`."""

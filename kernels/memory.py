@@ -55,15 +55,7 @@ class DeviceMemory:
             DeviceError: it would be more than the device gives at once, or than all may take.
         """
         nbytes = max(nbytes, 4)
-        if self.taken + nbytes > self.limit:
-            gc.collect()  # what is only held by a cycle is not in use
-        if self.taken + nbytes > self.limit:
-            raise DeviceError(self._refusal(nbytes))
-        if nbytes > self._largest:
-            raise DeviceError(
-                f"device {self._info} gives at most {self._largest:,} bytes at once, not "
-                f"{nbytes:,}: use a smaller layer or minibatch, or another device"
-            )
+        self._admit(nbytes)
         flags = cl.mem_flags.READ_WRITE | (0 if host is None else cl.mem_flags.USE_HOST_PTR)
         buffer = Buffer(self._context, flags, nbytes, host)
         self.taken += nbytes
@@ -73,13 +65,22 @@ class DeviceMemory:
     def shared(self, nbytes: int) -> tuple[Any, np.ndarray]:
         """Return a new buffer in the host's memory, and its bytes. Raises as `buffer`."""
         nbytes = max(nbytes, 4)
-        try:
-            raw = np.empty(nbytes + ALIGNMENT, np.uint8)
-        except MemoryError as error:
-            raise DeviceError(self._refusal(nbytes)) from error
+        self._admit(nbytes)
+        raw = host_bytes(self._info, nbytes + ALIGNMENT)
         skip = -raw.ctypes.data % ALIGNMENT
         host = raw[skip : skip + nbytes]
         return self.buffer(nbytes, host), host
+
+    def _admit(self, nbytes: int) -> None:
+        if self.taken + nbytes > self.limit:
+            gc.collect()  # what is only held by a cycle is not in use
+        if self.taken + nbytes > self.limit:
+            raise DeviceError(self._refusal(nbytes))
+        if nbytes > self._largest:
+            raise DeviceError(
+                f"device {self._info} gives at most {self._largest:,} bytes at once, not "
+                f"{nbytes:,}: use a smaller layer or minibatch, or another device"
+            )
 
     def _give_back(self, nbytes: int) -> None:
         self.taken -= nbytes
@@ -95,3 +96,14 @@ class DeviceMemory:
             f"device {self._info} is out of memory: it cannot give {needed}; "
             "use a smaller model or minibatch, or another device"
         )
+
+
+def host_bytes(info: DeviceInfo, nbytes: int) -> np.ndarray:
+    """Return so much of the host's memory; raise DeviceError where there is not so much."""
+    try:
+        return np.empty(nbytes, np.uint8)
+    except (MemoryError, ValueError) as error:
+        raise DeviceError(
+            f"this machine has no {nbytes:,} bytes to exchange with device {info}: use a smaller "
+            "minibatch"
+        ) from error

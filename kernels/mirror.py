@@ -60,14 +60,15 @@ class SharedArray:
 
     def put(self, values: np.ndarray) -> None:
         """Let the device see values as the first; see `Shared.put`."""
-        check_put(self.host, values)
+        check_put(self.array, values)
+        self._device.only_now()
         if self._one and self._device.idle:
-            self._device.only_now()
-            self.host[: len(values)] = values
+            self.host.reshape(-1)[: values.size] = values.reshape(-1)
         elif values.size:
             self._device.copy_in(self._buffer, 0, values)
 
     def bring(self) -> None:
         """Let the host see what was enqueued until now; see `Shared.bring`."""
+        self._device.only_now()
         if not self._one:
             self._device.copy_out(self._buffer, 0, self.host)

@@ -21,6 +21,7 @@ from kernels.device import DeviceInfo
 from kernels.errors import KernelError
 from kernels.gemm import Gemm, gemm_sources
 from kernels.interface import Array, DeviceRule, Form, Mirror
+from kernels.memory import host_bytes
 from kernels.mirror import SharedArray, SharedMirror
 from kernels.operation import Operation
 from kernels.operations import Operations
@@ -122,10 +123,11 @@ class OpenCLEngine:
         nbytes = math.prod(shape) * of.itemsize
         if one := self.mirrors and self.info.platform == POCL:
             buffer, raw = device.shared_buffer(nbytes)
-            host = raw[:nbytes].view(of).reshape(shape)
         else:
-            buffer, host = device.buffer(nbytes), np.empty(shape, of)
-        return SharedArray(device, buffer, DeviceArray(self, buffer, 0, shape, of), host, one=one)
+            buffer, raw = device.buffer(nbytes), host_bytes(self.info, nbytes)
+        host = raw[:nbytes].view(of).reshape(shape)
+        array = DeviceArray(self, buffer, 0, tuple(shape), of)
+        return SharedArray(device, buffer, array, host, one=one)
 
     def upload(self, target: Array, host: np.ndarray) -> None:
         """Enqueue a copy to the device; `host` must stay unchanged until the next `wait`."""

@@ -2,6 +2,7 @@
 
 import shutil
 import warnings
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -14,7 +15,7 @@ import pyopencl as cl
 from kernels.activations import ACTIVATIONS, LEAK
 from kernels.device import DeviceInfo, found_devices
 from kernels.errors import DeviceError, KernelError
-from kernels.memory import DeviceMemory
+from kernels.memory import Buffer, DeviceMemory
 from kernels.placement import POCL
 from kernels.translating import Translating, check_ended_well
 
@@ -126,6 +127,7 @@ class OpenDevice:
         self.info = info
         self.lanes = 16 if info.type == "cpu" else 1
         self._copies: list[tuple[Any, Any]] = []
+        self._retired: list[np.ndarray] = []
         self.last: Any = None
         """The event of the kernel that was enqueued last."""
         self.recorded: list[Launch] | None = None
@@ -233,7 +235,20 @@ class OpenDevice:
     def shared_buffer(self, nbytes: int) -> tuple[Any, np.ndarray]:
         """Return a new buffer in the host's memory, and its bytes."""
         with self.translating(f"allocate {nbytes} bytes"):
-            return self.memory.shared(nbytes)
+            buffer, host = self.memory.shared(nbytes)
+        self._outlive(buffer, host)
+        return buffer, host
+
+    def _outlive(self, buffer: Any, host: np.ndarray) -> None:
+        """Keep host memory until what uses it has finished, though its buffer is dropped before.
+
+        OpenCL does so with memory of its own only.
+        """
+        weakref.finalize(buffer, self._retire, host).atexit = False
+
+    def _retire(self, host: np.ndarray) -> None:
+        if not self.idle:
+            self._retired.append(host)
 
     @property
     def idle(self) -> bool:
@@ -246,7 +261,7 @@ class OpenDevice:
         PoCL wakes its threads for every kernel, on the cores that the host needs to enqueue the next
         one. A step of small kernels is over a fifth sooner where they begin when all are there.
         """
-        if self.info.platform != POCL or not self.idle:
+        if self.info.platform != POCL or self.info.type != "cpu" or not self.idle:
             return None
         return cl.UserEvent(self.context)
 
@@ -255,7 +270,9 @@ class OpenDevice:
         access = cl.mem_flags.READ_WRITE if written else cl.mem_flags.READ_ONLY
         flags = access | cl.mem_flags.USE_HOST_PTR
         with self.translating("use host memory"):
-            return cl.Buffer(self.context, flags, hostbuf=host)
+            buffer = Buffer(self.context, flags, hostbuf=host)
+        self._outlive(buffer, host)
+        return buffer
 
     def copy_in(self, buffer: Any, offset: int, host: np.ndarray) -> None:
         """Enqueue a copy from `host` to byte `offset` of a buffer."""
@@ -315,6 +332,7 @@ class OpenDevice:
                 check_ended_well(self.info, "finish its work", events)
         finally:
             self._copies.clear()
+            self._retired.clear()
             self.last = None
 
     def close(self) -> None:

@@ -7,7 +7,7 @@
  *   PART 0: out[f, (b,place)] = sum over k=(c,tap) of w[f,k] * x[b, base + tap]
  *   PART 1: out[c, (b,y,x)]   = sum over (f,tap) of w[f,(c,tap)] * delta[b,f, the place that meets it]
  *   PART 2: out[f, k]         = sum over (b,place) of delta[b,f,place] * x[b, base + tap], in pieces;
- *           the column past the last tap, where there is one, sees ones
+ *           behind them, with has_bias, the pieces of delta's own sums
  *
  * Every element is summed from first to last.
  */
@@ -49,7 +49,6 @@ static inline float right_of(
     return 0;
   return b[(((size_t)in * filters + f) * oh + oy) * ow + ox];
 #else
-  if (column == channels * window) return 1;
   return b[(size_t)(step / places) * image + bases[step % places] + taps[column]];
 #endif
 }
@@ -70,6 +69,10 @@ void gathered(
   const int row = get_group_id(1) * SPAN, column = get_group_id(0) * SPAN;
   const int begin = get_group_id(2) * piece, end = min(begin + piece, total);
   float sum[4][4] = {{0}};
+#if PART == 2
+  const bool sums_here = has_bias && column == 0 && x == 0;
+  float by_filter[4] = {0};
+#endif
 
   for (int first = begin; first < end; first += SIDE) {
     for (int i = item; i < SIDE * SPAN; i += SIDE * SIDE) {
@@ -79,6 +82,11 @@ void gathered(
         column + at < n && step < end ? right_of(b, taps, bases, step, column + at, GIVEN) : 0.0f;
     }
     barrier(CLK_LOCAL_MEM_FENCE);
+#if PART == 2
+    if (sums_here)
+      for (int step = 0; step < SIDE; step++)
+        for (int i = 0; i < 4; i++) by_filter[i] += tile_a[step][y + i * SIDE];
+#endif
     for (int step = 0; step < SIDE; step++) {
       float from_a[4], from_b[4];
       for (int i = 0; i < 4; i++) from_a[i] = tile_a[step][y + i * SIDE];
@@ -89,6 +97,12 @@ void gathered(
     barrier(CLK_LOCAL_MEM_FENCE);
   }
 
+#if PART == 2
+  __global float *totals = out + (size_t)get_num_groups(2) * m * n + (size_t)get_group_id(2) * m;
+  if (sums_here)
+    for (int i = 0; i < 4; i++)
+      if (row + y + i * SIDE < m) totals[row + y + i * SIDE] = by_filter[i];
+#endif
   for (int i = 0; i < 4; i++)
     for (int j = 0; j < 4; j++) {
       const int r = row + y + i * SIDE, c = column + x + j * SIDE;
@@ -107,17 +121,20 @@ void gathered(
 }
 
 #if PART == 2
-/* Add up the pieces of [filters,columns], from first to last; an item is an element. */
+/* Add up the pieces of out[size], from first to last, and where there are more items, behind them
+ * those of sums[filters]; an item is an element. */
 __kernel void add_pieces(
   const __global float *pieces, __global float *out, ulong out_at, __global float *sums,
-  ulong sums_at, int count, int k, int columns, ulong size)
+  ulong sums_at, int count, int filters, ulong size, ulong items)
 {
   const ulong item = get_global_id(0);
-  if (item >= size) return;
+  if (item >= items) return;
+  const bool more = item >= size;
+  const ulong stride = more ? filters : size;
+  const __global float *from = more ? pieces + count * size + (item - size) : pieces + item;
   float sum = 0;
-  for (int piece = 0; piece < count; piece++) sum += pieces[(size_t)piece * size + item];
-  const int f = item / columns, column = item % columns;
-  if (column < k) out[out_at + (size_t)f * k + column] = sum;
-  else sums[sums_at + f] = sum;
+  for (int piece = 0; piece < count; piece++) sum += from[piece * stride];
+  if (more) sums[sums_at + item - size] = sum;
+  else out[out_at + item] = sum;
 }
 #endif

@@ -5,7 +5,7 @@
 
 #define ARGUMENTS                                                                                  \
   const __global float *a, const __global float *b, __global float *out,                           \
-    __global float *bias, const __global float *y, const __global float *residual,           \
+    __global float *bias, const __global float *y, const __global float *residual,                 \
     long16 numbers
 
 /* Where the arrays begin, then the shape and the epilogue. */
@@ -17,7 +17,7 @@
   const int summed = numbers.s5 >> 2 & 1;                                                          \
   const int activation = numbers.s6, derivative = numbers.s7;                                      \
   const int m = numbers.s8, n = numbers.s9, k = numbers.sa;                                        \
-  if (has_bias || summed) bias += numbers.s3;                                                                \
+  if (has_bias || summed) bias += numbers.s3;                                                      \
   const float scale = as_float((int)numbers.sf);                                                   \
   if (has_residual) residual += numbers.se;                                                        \
   if (derivative) y += numbers.s4;

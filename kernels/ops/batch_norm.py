@@ -26,8 +26,8 @@ EPSILON = 1e-5
 
 
 def batch_workspace(engine: Engine, shape: tuple[int, ...]) -> Array:
-    """Return an array for the sums over an input of such a shape, [B,C] or [B,C,H,W]."""
-    return engine.empty((2, *shape[:2]))
+    """Return an array for the sums over an input of such a shape; a matrix [B,C] needs none."""
+    return engine.empty((2, *shape[:2]) if math.prod(shape[2:]) > 1 else (0,))
 
 
 def batch_norm(
@@ -144,7 +144,7 @@ def _check_planes(
     batch, channels, *extent = x.shape
     check_same(what, (gain, (channels,)), (moments, (2, channels)))
     check_floats(what, x, gain, moments)
-    if sums is not None:
+    if sums is not None and math.prod(extent) > 1:
         check_same(f"{what}'s workspace", (sums, (2, batch, channels)))
         check_floats(what, sums)
     return batch, channels, math.prod(extent)

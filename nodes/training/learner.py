@@ -262,6 +262,8 @@ class Learner:
         rows = len(x)
         if not rows:
             raise ModelError("a minibatch without a row")
+        if len(y) != rows:
+            raise ModelError(f"{rows} rows of inputs with {len(y)} of targets")
         if rows > self._max_batch:
             self._engine.wait()  # for steps that still use the present room
             self._make_room(rows)

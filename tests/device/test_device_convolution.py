@@ -22,7 +22,11 @@ CASES: list[tuple[Shape, int, Window]] = [
     ((1, 2, 19, 18), 6, Window((3, 3), (2, 1), (2, 2), (3, 2))),
     ((2, 5, 4, 6), 9, Window((4, 6))),
     ((4, 6, 5, 16), 3, Window((1, 1), (2, 2))),
+    ((64, 4, 7, 7), 3, Window((4, 4))),
 ]
+
+
+HEAVY = [*CASES[1:4], CASES[-1]]
 
 
 def out_shape(shape: Shape, filters: int, window: Window) -> Shape:
@@ -31,10 +35,7 @@ def out_shape(shape: Shape, filters: int, window: Window) -> Shape:
 
 @pytest.mark.parametrize(
     ("shape", "filters", "window"),
-    [
-        pytest.param(*case, marks=pytest.mark.heavy) if case in CASES[1:4] else case
-        for case in CASES
-    ],
+    [pytest.param(*case, marks=pytest.mark.heavy) if case in HEAVY else case for case in CASES],
     ids=str,
 )
 def test_convolution_and_its_gradients(

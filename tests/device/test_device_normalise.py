@@ -163,7 +163,7 @@ def test_shapes_that_do_not_fit_are_refused(engine: Engine) -> None:
         (r"takes \[B,C\] or \[B,C,H,W\]", batch_norm_inference,
          (make(3, 4, 5), make(4), make(4), make(2, 4), make(3, 4, 5), make(2, 4))),
         ("batch_norm's workspace", batch_norm,
-         (make(3, 4), make(4), make(4), make(2, 4), make(3, 4), make(2, 4), make(2, 2, 4))),
+         (make(3, 4, 2, 2), make(4), make(4), make(2, 4), make(3, 4, 2, 2), make(2, 4), make(2, 2, 4))),
         (r"expected shape \[4\]", batch_norm_gradient,
          (make(3, 4), make(3, 4), make(4), make(2, 4), make(2, 3, 4), make(3, 4), make(3), make(4))),
         ("takes float32, not int32", layer_norm_gradient,

@@ -77,7 +77,7 @@ def survive(tmp_path: Path, seed: int, kills: int, epochs: int, longest: float) 
 def test_a_run_killed_and_resumed_elsewhere_ends_with_the_same_bits(
     tmp_path: Path, seed: int
 ) -> None:
-    survive(tmp_path, seed, kills=2, epochs=16, longest=0.4)
+    survive(tmp_path, seed, kills=2, epochs=24, longest=0.3)
 
 
 @pytest.mark.long

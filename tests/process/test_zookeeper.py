@@ -91,7 +91,7 @@ def test_a_run_whose_slices_are_lost_ends_and_goes_on_from_its_checkpoint(
     tmp_path: Path, zookeeper: str
 ) -> None:
     address = f"{zookeeper}/{tmp_path.name}"
-    length = ("--epochs", "12", "--set", "train.parts=2")
+    length = ("--epochs", "20", "--set", "train.parts=2")
     whole = run("nodes", "train", "digits", "--json", *length, cwd=tmp_path)
     folder, often = tmp_path / "run", ("--set", "checkpoint.every=0.1")
     with peers(tmp_path, address, "shard-1", "shard-2", "worker-1", "worker-2") as started:

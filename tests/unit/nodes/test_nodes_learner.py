@@ -1,15 +1,17 @@
 """The learner against central differences in float64, and on every engine against that one."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from float64_engine import exact_learner
 
-from kernels.device import devices, numpy_device
+from kernels.device import choose, devices, numpy_device
 from kernels.engine import Array, Engine, open_engine
 from kernels.host import NumpyEngine
+from kernels.opencl import OpenCLEngine
 from nodes.errors import ModelError
 from nodes.models import Model, ModelConfig
 from nodes.training.learner import Learner
@@ -47,9 +49,15 @@ def weights_of(which: Model, rng: np.random.Generator) -> np.ndarray:
     return which.initial_weights(1) + rng.standard_normal(which.size).astype(np.float32) * 0.1
 
 
-@pytest.fixture(params=[*(str(info.index) for info in devices()), "numpy"])
+FOUND = [str(info.index) for info in devices()]
+# As a GPU a device shares no memory with the host.
+GPUS = [f"{info.index} as a GPU" for info in devices() if info.type == "cpu"]
+
+
+@pytest.fixture(params=[*FOUND, *GPUS, "numpy"])
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
-    opened = open_engine(request.param)
+    index, _, gpu = request.param.partition(" ")
+    opened = OpenCLEngine(replace(choose(index), type="gpu")) if gpu else open_engine(index)
     yield opened
     opened.close()
 
@@ -162,6 +170,18 @@ def test_vectors_of_another_size_are_refused(engine: Engine, rng: np.random.Gene
         learner.gradient(wrong, x, y, right)
     with pytest.raises(ModelError, match=f"for a model of {which.size} parameters"):
         learner.gradient(weights_of(which, rng), x, y, wrong)
+
+
+@pytest.mark.parametrize("targets", [0, ROWS - 1, ROWS + 1])
+def test_inputs_and_targets_of_different_minibatches_are_refused(
+    engine: Engine, rng: np.random.Generator, targets: int
+) -> None:
+    which = model("cross_entropy", "relu")
+    learner = Learner(engine, which, 2 * ROWS)
+    x, _ = minibatch(which, rng)
+    out = np.empty(which.size, np.float32)
+    with pytest.raises(ModelError, match=f"{ROWS} rows of inputs with {targets} of targets"):
+        learner.gradient(weights_of(which, rng), x, np.zeros(targets, np.int32), out)
 
 
 def test_more_arrays_than_are_mirrored_are_copied(
