@@ -30,6 +30,7 @@ def test_fewer_rows_leave_the_others_as_they_were(engine: Engine) -> None:
     np.testing.assert_array_equal(get(engine, shared.array)[:, 0], [5, 5, 1, 1])
 
 
+@pytest.mark.heavy
 def test_what_was_enqueued_before_sees_what_was_there_before(engine: Engine) -> None:
     shared = engine.shared((1 << 20,))
     zeros = engine.empty((1 << 20,))
@@ -51,6 +52,7 @@ def test_rows_of_another_shape_and_the_same_size_fit(engine: Engine) -> None:
     np.testing.assert_array_equal(get(engine, shared.array)[:3], normal(1, 3, 2, 3).reshape(3, 6))
 
 
+@pytest.mark.heavy
 def test_it_outlives_who_dropped_it_while_it_is_used(engine: Engine) -> None:
     size = 1 << 20
     first = (np.arange(size) % 1000).astype(np.float32)
