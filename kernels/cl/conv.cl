@@ -5,8 +5,9 @@
  * how far from there each tap lies (k = c * window + tap of them), so one loop over k does all. Where
  * there is padding, a horizontal stride, or a row of no whole number of groups, `unfold` lays x out
  * first: zeros around it, and a row's elements apart by their place modulo the stride, so that
- * neighbours for a tap are neighbours in memory. A group that is wider than its row reads beyond it; what comes of that is not stored, or is
- * multiplied by a zero. Every sum has one order, whatever the number of work-items.
+ * neighbours for a tap are neighbours in memory. A group that is wider than its row reads beyond it;
+ * what comes of that is not stored, or is multiplied by a zero. Every sum has one order, whatever the
+ * number of work-items.
  *
  * Tiles are of float8, 12 of them, for 16 registers (AVX2).
  */

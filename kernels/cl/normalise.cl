@@ -100,29 +100,40 @@ __kernel void layer_norm_back(
   }
 }
 
-/* The gradients by gain and bias; an item is a column of x[rows,items]. */
-__kernel void layer_norm_products(
-  const __global float *delta, ulong delta_at, const __global float *x, ulong x_at,
-  const __global float *moments, ulong moments_at, __global float *by_gain, ulong gain_at,
-  __global float *by_bias, ulong bias_at, int rows, ulong items, int share)
-{
-  ELEMENTS
-  ulong column = first;
-  delta += delta_at;
-  x += x_at;
-  moments += moments_at;
-#define COLUMN(T, LOAD, STORE)                                                                     \
+/* The gradients by gain and bias of x[rows,items]; an item is a column. The moments are a row's, or a
+ * column's. */
+#define COLUMN_PRODUCTS(T, LOAD, STORE, MEAN, INVERSE)                                             \
   T products = 0, sums = 0;                                                                        \
   for (int row = 0; row < rows; row++) {                                                           \
     const T given = LOAD(delta + row * items + column);                                            \
-    products += given * ((LOAD(x + row * items + column) - moments[row]) * moments[rows + row]);   \
+    products += given * ((LOAD(x + row * items + column) - MEAN(LOAD)) * INVERSE(LOAD));           \
     sums += given;                                                                                 \
   }                                                                                                \
   STORE(by_gain + gain_at + column, products);                                                     \
   STORE(by_bias + bias_at + column, sums);
-  EACH_16(column, end) { COLUMN(float16, LOAD16, STORE16) }
-  for (; column < end; column++) { COLUMN(float, *, STORE1) }
-}
+
+#define PRODUCTS_KERNEL(NAME, MEAN, INVERSE)                                                       \
+  __kernel void NAME(                                                                              \
+    const __global float *delta, ulong delta_at, const __global float *x, ulong x_at,              \
+    const __global float *moments, ulong moments_at, __global float *by_gain, ulong gain_at,       \
+    __global float *by_bias, ulong bias_at, int rows, ulong items, int share)                      \
+  {                                                                                                \
+    ELEMENTS                                                                                       \
+    ulong column = first;                                                                          \
+    delta += delta_at;                                                                             \
+    x += x_at;                                                                                     \
+    moments += moments_at;                                                                         \
+    EACH_16(column, end) { COLUMN_PRODUCTS(float16, LOAD16, STORE16, MEAN, INVERSE) }              \
+    for (; column < end; column++) { COLUMN_PRODUCTS(float, *, STORE1, MEAN, INVERSE) }            \
+  }
+
+#define ROW_MEAN(LOAD) moments[row]
+#define ROW_INVERSE(LOAD) moments[rows + row]
+PRODUCTS_KERNEL(layer_norm_products, ROW_MEAN, ROW_INVERSE)
+
+#define COLUMN_MEAN(LOAD) LOAD(moments + column)
+#define COLUMN_INVERSE(LOAD) LOAD(moments + items + column)
+PRODUCTS_KERNEL(column_products, COLUMN_MEAN, COLUMN_INVERSE)
 
 /* 1 / deviation of a channel, and its running moments, from the sum of squared differences. */
 #define KEEP_DEVIATION(T, LOAD, STORE, ROOT, squares, mean, c)                                     \
@@ -156,31 +167,6 @@ __kernel void column_moments(
   KEEP_DEVIATION(T, LOAD, STORE, ROOT, squares, mean, column)
   EACH_16(column, end) { COLUMN_MOMENTS(float16, LOAD16, STORE16, SQRT_16) }
   for (; column < end; column++) { COLUMN_MOMENTS(float, *, STORE1, sqrt) }
-}
-
-/* The sums of delta and of delta times the normalised input; an item is a column. */
-__kernel void column_products(
-  const __global float *delta, ulong delta_at, const __global float *x, ulong x_at,
-  const __global float *moments, ulong moments_at, __global float *by_gain, ulong gain_at,
-  __global float *by_bias, ulong bias_at, int rows, ulong items, int share)
-{
-  ELEMENTS
-  ulong column = first;
-  delta += delta_at;
-  x += x_at;
-  moments += moments_at;
-#define COLUMN_PRODUCTS(T, LOAD, STORE)                                                            \
-  const T mean = LOAD(moments + column), inverse = LOAD(moments + items + column);                 \
-  T products = 0, sums = 0;                                                                        \
-  for (int row = 0; row < rows; row++) {                                                           \
-    const T given = LOAD(delta + row * items + column);                                            \
-    products += given * ((LOAD(x + row * items + column) - mean) * inverse);                       \
-    sums += given;                                                                                 \
-  }                                                                                                \
-  STORE(by_gain + gain_at + column, products);                                                     \
-  STORE(by_bias + bias_at + column, sums);
-  EACH_16(column, end) { COLUMN_PRODUCTS(float16, LOAD16, STORE16) }
-  for (; column < end; column++) { COLUMN_PRODUCTS(float, *, STORE1) }
 }
 
 /* An item is a plane. */
