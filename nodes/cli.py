@@ -128,8 +128,8 @@ def train(
                 config = load_recipe(str(recipe), sets=set_ or (), flags=flags).config
             check_join(join)
             session = Session(result, output=output, join=join, checkpoint=checkpoint)
-            session.prepare(config)
-            run_loop(_follow(session, open_progress(progress), signals))
+            with session.prepared(config):
+                run_loop(_follow(session, open_progress(progress), signals))
     finally:
         try:
             if json_:
@@ -226,11 +226,9 @@ def start(
     )
     start_logging()
     secret = read_secret(loaded.config)
-    if lifeline is not None:
-        handover = read_handover(lifeline)
-        join, secret = handover.join, bytes.fromhex(handover.secret)
     check_join(join)
-    if (join and zookeeper) or not (join or loaded.config.cluster.zookeeper.address):
+    address = loaded.config.cluster.zookeeper.address
+    if (join and zookeeper) or not (join or address or lifeline is not None):
         raise UserError(
             "give either --zookeeper host:port (cluster.zookeeper.address) to meet there, or --join "
             "host:port of a peer that hosts the coordinator (`paramserver start --embedded` starts "
@@ -245,6 +243,9 @@ def start(
     from paramserver.peer import Peer
     from paramserver.serving import live
 
+    if lifeline is not None:  # after the imports: the launcher has other things to do meanwhile
+        handover = read_handover(lifeline)
+        join, secret = handover.join, bytes.fromhex(handover.secret)
     peer = Peer(
         elsewhere(loaded.config) if join is not None else loaded.config,
         new_identity(name),

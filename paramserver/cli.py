@@ -118,12 +118,9 @@ def start(
     )
     start_logging()
     secret = read_secret(loaded.config)
-    if lifeline is not None:
-        handover = read_handover(lifeline)
-        join, secret = handover.join, bytes.fromhex(handover.secret)
     check_join(join)
     if [join is not None, zookeeper is not None, embedded].count(True) > 1 or not (
-        join or embedded or loaded.config.cluster.zookeeper.address
+        join or embedded or loaded.config.cluster.zookeeper.address or lifeline is not None
     ):
         raise UserError(
             "give one of --zookeeper host:port (cluster.zookeeper.address) to meet there, --join "
@@ -133,6 +130,9 @@ def start(
     from paramserver.peer import Peer
     from paramserver.serving import live
 
+    if lifeline is not None:  # after the imports: the launcher has other things to do meanwhile
+        handover = read_handover(lifeline)
+        join, secret = handover.join, bytes.fromhex(handover.secret)
     peer = Peer(
         elsewhere(loaded.config) if join is not None or embedded else loaded.config,
         new_identity(name),

@@ -33,7 +33,7 @@ from paramserver.placement import ClusterMap, RunEntry, parse_map
 from paramserver.runhost import RunHost
 from paramserver.shard import Shard
 from paramserver.spec import TableSpec
-from paramserver.status import StatusServer
+from paramserver.status.server import StatusServer
 from paramserver.store import Store
 from paramserver.transport.connection import Identity
 from paramserver.transport.links import Links

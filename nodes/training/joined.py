@@ -6,11 +6,10 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
-from nodes.recipe import Recipe
 from nodes.training.driver import Driver, Progress
+from nodes.training.peers import peer_config
 from nodes.training.plan import Plan
 from nodes.training.result import Result
-from paramserver.config import ClusterConfig, PeerConfig, StatusConfig
 from paramserver.console import new_identity, read_secret, say
 from paramserver.errors import NotReady
 from paramserver.peer import Peer
@@ -20,22 +19,6 @@ from paramserver.waiting import Changes
 FIRST_LOOK = 0.5
 SAID_EVERY = 10.0
 """Seconds until it is said for the first time who is missing, and again."""
-
-
-def peer_config(recipe: Recipe) -> PeerConfig:
-    """Return what the driver's peer needs to know of a cluster that is there."""
-    cluster = recipe.cluster
-    return PeerConfig(
-        cluster=ClusterConfig(
-            name=cluster.name,
-            deadline=cluster.deadline,
-            session_timeout=cluster.session_timeout,
-            secret_file=cluster.secret_file,
-            zookeeper=cluster.zookeeper,
-            generation=cluster.generation,
-        ),
-        status=StatusConfig(host=recipe.status.host, port=recipe.status.port),
-    )
 
 
 async def train_joined(

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
 
-from nodes.recipe import Recipe
 from nodes.training.driver import Driver, Progress
+from nodes.training.peers import LocalPeers
 from nodes.training.plan import Plan
 from nodes.training.result import Result
 from paramserver.config import ClusterConfig, PeerConfig, StatusConfig
 from paramserver.console import new_identity, say
 from paramserver.errors import NotReady, ParamserverError, TryAgain, UserError
-from paramserver.launch.children import Child, Children, core_shares
+from paramserver.launch.children import Child
 from paramserver.launch.lifeline import Handover
 from paramserver.launch.presence import announced
 from paramserver.peer import Peer
-
-SECTIONS = ("CLUSTER", "DEVICE", "STATUS")
 
 
 class Watch:
     """Knows whether the children that a run needs are still there."""
 
-    def __init__(self, children: Children, workers: set[str]) -> None:
-        self._children = children
-        self._workers = workers
+    def __init__(self, peers: LocalPeers) -> None:
+        self._children = peers.children
+        self._workers = peers.workers
         self.running = False
 
     def __call__(self) -> None:
@@ -61,6 +58,7 @@ async def train_locally(
     output: Path,
     progress: Progress,
     on_driver: Callable[[Driver], None],
+    peers: LocalPeers,
 ) -> Result:
     """Run ``plan`` on peers of this machine and end them all, whatever happens."""
     recipe = plan.recipe
@@ -73,12 +71,10 @@ async def train_locally(
         status=StatusConfig(host=recipe.status.host, port=recipe.status.port),
     )
     peer = Peer(own, new_identity("launcher"), secret, candidate=False)
-    async with (
-        peer.running(),
-        Children(Handover(secret.hex(), peer.address), output) as children,
-    ):
+    async with peer.running(), peers.children as children:
+        children.hand_over(Handover(secret.hex(), peer.address))
         say(f"status page: http://{peer.status_address}/")
-        watch = Watch(children, await start_children(children, recipe))
+        watch = Watch(peers)
         spec = plan.spec(
             workers=cluster.worker_count,
             min_workers=cluster.worker_count,
@@ -94,54 +90,3 @@ async def train_locally(
         on_driver(driver)
         with announced(plan.run, cluster.name, peer.address, secret):
             return await driver.run(result)
-
-
-async def start_children(children: Children, recipe: Recipe) -> set[str]:
-    """Start the peers that the recipe asks for; return the names of those that compute."""
-    cluster = recipe.cluster
-    common = [
-        f"--set=cluster.name={cluster.name}",
-        f"--set=cluster.deadline={cluster.deadline}",
-        f"--set=cluster.session_timeout={cluster.session_timeout}",
-        f"--set=device.select={recipe.device.select}",
-    ]
-    if recipe.device.memory is not None:
-        common.append(f"--set=device.memory={recipe.device.memory}")
-    if not recipe.device.tune:
-        common.append("--set=device.tune=false")
-    if recipe.device.cores is not None:
-        shares = [recipe.device.cores] * cluster.worker_count
-    else:
-        shares = core_shares(cluster.worker_count, None)
-    if cluster.dedicated:
-        for index in range(cluster.shard_count):
-            name = f"shard-{index}"
-            await children.start(
-                name, "paramserver", ["start", "--name", name, *common], environment(1)
-            )
-    role, prefix = ("worker", "worker") if cluster.dedicated else ("shard,worker", "peer")
-    names = [f"{prefix}-{index}" for index in range(cluster.worker_count)]
-    for name, share in zip(names, shares, strict=True):
-        await children.start(
-            name, "nodes", ["start", "--name", name, "--roles", role, *common], environment(share)
-        )
-    return set(names)
-
-
-def environment(cores: int) -> dict[str, str]:
-    """Return what a child's environment says beyond ours: its share of the cores.
-
-    Variables of ours that configure a peer are emptied: a child is configured by its launcher.
-    """
-    ours = {
-        name: ""
-        for name in os.environ
-        if name.startswith(tuple(f"PARAMSERVER_{section}__" for section in SECTIONS))
-    }
-    count = str(cores)
-    return {
-        **ours,
-        "POCL_MAX_PTHREAD_COUNT": count,
-        "OMP_NUM_THREADS": count,
-        "OPENBLAS_NUM_THREADS": count,
-    }

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kernels.device import choose
 from kernels.errors import KernelError
@@ -19,21 +17,19 @@ from nodes.data.schema import Schema
 from nodes.models import Model
 from nodes.recipe import Recipe
 from nodes.training.best import bring_best
-from nodes.training.driver import Driver
-from nodes.training.events import EVENTS_FILE, EventLog
-from nodes.training.joined import peer_config, train_joined
-from nodes.training.local import train_locally
+from nodes.training.folder import folder_of, held, home_of, made
+from nodes.training.peers import LocalPeers, peer_config, start_peers
 from nodes.training.plan import Plan, name_run
 from nodes.training.progress import Progress
 from nodes.training.result import RESULT_FILE, Result
 from nodes.training.resume import read
-from paramserver.checkpoint import FOLDER, Checkpoint
+from paramserver.checkpoint import Checkpoint
 from paramserver.console import read_secret, say
 from paramserver.errors import ConfigurationError, NotReady, ParamserverError, TryAgain, UserError
 from paramserver.phrases import counted
 
-RUNS = Path("runs")
-LOCK_FILE = ".lock"
+if TYPE_CHECKING:
+    from nodes.training.driver import Driver
 
 
 def fresh_run(recipe: str) -> str:
@@ -60,7 +56,7 @@ def recording(result: Result) -> Iterator[None]:
 
 
 class Session:
-    """One run: `prepare` it, `run` it on an event loop, and `stop` or `cancel` it there.
+    """One run: while it is `prepared`, `run` it on an event loop, and `stop` or `cancel` it there.
 
     ``join`` is the address of a cluster to run it on; else the recipe's ZooKeeper is where it meets
     one, and without either it gets local peers of its own. A run that goes on from a ``checkpoint``
@@ -79,8 +75,8 @@ class Session:
         self.folder = output if output is not None else folder_of(result.run, checkpoint)
         self._join = join
         self._checkpoint = checkpoint
-        self._local = True
         self._plan: Plan | None = None
+        self._peers: LocalPeers | None = None
         self._driver: Driver | None = None
         self._task: asyncio.Task[Any] | None = None
         self._asked = False
@@ -88,20 +84,36 @@ class Session:
     def __repr__(self) -> str:
         return f"<Session of {self.result.run} in {self.folder}>"
 
-    def prepare(self, recipe: Recipe, schema: Schema | None = None) -> None:
-        """Choose the device, load the data, and make the run's folder. Blocks.
+    @contextlib.contextmanager
+    def prepared(self, recipe: Recipe, schema: Schema | None = None) -> Iterator[None]:
+        """Start peers of its own, choose the device, load the data, and hold the folder. Blocks.
 
-        ``schema`` is what the model is to know of the data, where its file does not say all.
+        The session can run while the context is open. ``schema`` is what the model is to know of the
+        data, where its file does not say all.
 
         Raises:
             UserError: data, model or folder are wrong; the text says what to change.
             KernelError: there is no such device here.
         """
-        result = self.result
-        self._local = self._join is None and recipe.cluster.zookeeper.address is None
-        info = choose(recipe.device.select) if self._local else None
-        if not self._local:
+        local = self._join is None and recipe.cluster.zookeeper.address is None
+        if not local:
             read_secret(peer_config(recipe))  # what is wrong with it is said before all else
+        home = home_of(self._checkpoint) if self._checkpoint is not None else None
+        again = home is not None and home.resolve() == self.folder.resolve()
+        with contextlib.ExitStack() as stack:
+            with made(self.folder, again=again):
+                stack.enter_context(held(self.folder))
+                if local:  # first, since their imports take longer than all that follows
+                    self._peers = start_peers(recipe, self.folder)
+                    stack.callback(self._peers.children.kill)
+                self._plan = self._look(recipe, schema, home)
+            self.result.output = str(self.folder)
+            yield
+
+    def _look(self, recipe: Recipe, schema: Schema | None, home: Path | None) -> Plan:
+        """Look at device, data and checkpoint, whose run's folder is ``home``; say what is found."""
+        result, checkpoint = self.result, self._checkpoint
+        info = choose(recipe.device.select) if self._peers is not None else None
         dataset = load_dataset(recipe.data)
         if schema is not None:
             dataset = replace(dataset, schema=schema)
@@ -110,28 +122,25 @@ class Session:
             raise ConfigurationError(
                 "early_stopping.patience: needs validation data: set data.validation, such as 0.1"
             )
-        self._plan = Plan(recipe, dataset, model, result.run)
-        if self._checkpoint is not None:
-            resume = read(self._checkpoint, self._plan, self.folder)
-            dataset = replace(dataset, schema=resume.schema)
-            self._plan = Plan(recipe, dataset, model, result.run, resume)
-        own = folder_of("", self._checkpoint) if self._checkpoint is not None else None
-        make_folder(self.folder, again=own is not None and own.resolve() == self.folder.resolve())
-        result.output = str(self.folder)
-        if self._checkpoint is not None and own is not None:
-            bring_best(self._checkpoint, own, self.folder)
+        plan = Plan(recipe, dataset, model, result.run)
+        if checkpoint is not None:
+            resume = read(checkpoint, plan, self.folder)
+            plan = Plan(recipe, replace(dataset, schema=resume.schema), model, result.run, resume)
+            if home is not None:
+                bring_best(checkpoint, home, self.folder)
         if info is not None:
             result.device = info.name
             say(f"device: {info}")
-        say(repr(dataset))
+        say(repr(plan.dataset))
         say(
             f"run {result.run}: {counted(model.size, 'parameter')}, {recipe.consistency}, "
             f"{counted(recipe.train.epochs, 'epoch')}"
         )
-        if self._checkpoint is not None:
-            done = self._checkpoint.table["epochs_done"]
+        if checkpoint is not None:
+            done = checkpoint.table["epochs_done"]
             over = ": all are done, give --epochs for more" if done >= recipe.train.epochs else ""
-            say(f"going on from {self._checkpoint.folder}, after {counted(done, 'epoch')}{over}")
+            say(f"going on from {checkpoint.folder}, after {counted(done, 'epoch')}{over}")
+        return plan
 
     async def run(self, progress: Progress) -> None:
         """Start peers, or join the cluster that is there, and follow the run to its end.
@@ -143,11 +152,16 @@ class Session:
         """
         plan, result = self._plan, self.result
         if plan is None:
-            raise ValueError("prepare the session first")
+            raise ValueError("the session is not prepared")
+        # A third of a second, in which its peers start.
+        from nodes.training.events import EVENTS_FILE, EventLog
+        from nodes.training.joined import train_joined
+        from nodes.training.local import train_locally
+
         self._task = asyncio.current_task()
         told = self._checkpoint.table["judge"]["last"] if self._checkpoint is not None else None
         log = EventLog(self.folder / EVENTS_FILE, validated=told["epoch"] if told else 0)
-        with held(self.folder), log as events, progress:
+        with log as events, progress:
             (self.folder / RESULT_FILE).unlink(missing_ok=True)  # an earlier life's
 
             def note(state: dict[str, Any]) -> None:
@@ -157,8 +171,8 @@ class Session:
                 progress(state)
 
             try:
-                if self._local:
-                    await train_locally(plan, result, self.folder, note, self._begin)
+                if self._peers is not None:
+                    await train_locally(plan, result, self.folder, note, self._begin, self._peers)
                 else:
                     await train_joined(plan, result, self.folder, note, self._begin, self._join)
                 if result.status == "failed":
@@ -197,52 +211,6 @@ class Session:
 
     def _begin(self, driver: Driver) -> None:
         self._driver = driver
-
-
-def folder_of(run: str, checkpoint: Checkpoint | None) -> Path:
-    """Return the folder of a run unless another is given: the one that its checkpoint lies in."""
-    if checkpoint is not None and checkpoint.folder.parent.name == FOLDER:
-        return checkpoint.folder.parent.parent
-    return RUNS / (checkpoint.spec.name if checkpoint is not None else run)
-
-
-def make_folder(folder: Path, *, again: bool = False) -> None:
-    """Make the folder of a new run, or take that of one which goes on ``again``.
-
-    Raises:
-        UserError: it cannot be made, or holds another run.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot make the folder {folder}: {error.strerror}: give another with --output"
-        ) from error
-    if not again and ((folder / RESULT_FILE).exists() or any(folder.glob(f"{FOLDER}/*"))):
-        raise UserError(
-            f"{folder} holds another run: give a new folder with --output, or go on with "
-            f"--resume {folder}"
-        )
-
-
-@contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Hold a run's folder for this process alone while the context is open.
-
-    Raises:
-        UserError: another process is at work there.
-    """
-    descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{folder}: another `node train` is at work there; stop it first"
-            ) from None
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _without_accuracy(state: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import os
 import signal
+import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,8 @@ from pathlib import Path
 from paramserver.launch.lifeline import Handover
 
 TAIL = 4000
+DIES_WITHIN = 1.0
+"""Seconds until a killed process is given up, as where a disk does not answer."""
 
 
 @dataclass(slots=True)
@@ -21,17 +25,17 @@ class Child:
     """One child process: its name, log file, and the lifeline that keeps it alive."""
 
     name: str
-    process: asyncio.subprocess.Process
+    process: subprocess.Popen[bytes]
     lifeline: int
     log: Path
 
     def __repr__(self) -> str:
-        return f"<Child {self.name}, pid {self.process.pid}, exit {self.process.returncode}>"
+        return f"<Child {self.name}, pid {self.process.pid}, exit {self.process.poll()}>"
 
     @property
     def ended(self) -> bool:
         """Whether the process has ended."""
-        return self.process.returncode is not None
+        return self.process.poll() is not None
 
     def tail(self) -> str:
         """Return the end of the child's log."""
@@ -60,10 +64,13 @@ def safe_path() -> list[str]:
 
 
 class Children:
-    """The children of one launcher. Use as a context manager: leaving it ends them all."""
+    """The children of one launcher. Use as a context manager: leaving it ends them all.
 
-    def __init__(self, handover: Handover, logs: Path) -> None:
-        self._handover = handover
+    They wait for the handover, on lifelines that end with this process. To `start` and `kill` them
+    needs no event loop: they get ready while their launcher looks at what it is given.
+    """
+
+    def __init__(self, logs: Path) -> None:
         self._logs = logs
         self.all: list[Child] = []
 
@@ -76,25 +83,24 @@ class Children:
     async def __aexit__(self, *_: object) -> None:
         await self.end(grace=3.0)
 
-    async def start(
+    def start(
         self, name: str, module: str, arguments: Sequence[str], environment: Mapping[str, str]
-    ) -> Child:
+    ) -> None:
         """Start ``python -m module arguments`` as a child with a lifeline and a log of its own."""
         read, write = os.pipe()
-        log = self._logs / f"{name}.log"
+        path = self._logs / f"{name}.log"
         try:
-            with log.open("ab") as file:
-                process = await asyncio.create_subprocess_exec(
-                    sys.executable,
-                    *safe_path(),
-                    "-m",
-                    module,
-                    *arguments,
-                    "--lifeline",
-                    str(read),
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=file,
-                    stderr=file,
+            with path.open("ab") as log:
+                process = subprocess.Popen(
+                    [
+                        sys.executable,
+                        *safe_path(),
+                        *("-m", module, *arguments),
+                        *("--lifeline", str(read)),
+                    ],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
                     pass_fds=(read,),
                     start_new_session=True,
                     env={**os.environ, **environment},
@@ -104,23 +110,36 @@ class Children:
             raise
         finally:
             os.close(read)
-        os.write(write, self._handover.encode())
-        child = Child(name, process, write, log)
-        self.all.append(child)
-        return child
+        self.all.append(Child(name, process, write, path))
+
+    def hand_over(self, handover: Handover) -> None:
+        """Tell all children where to join, and the secret."""
+        for child in self.all:
+            with contextlib.suppress(BrokenPipeError):  # it has ended: its exit code says why
+                os.write(child.lifeline, handover.encode())
 
     async def end(self, grace: float) -> None:
         """End all children: close their lifelines, wait ``grace`` seconds, then kill."""
+        self._let_go()
+        end = time.monotonic() + grace
+        for child in self.all:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                await asyncio.to_thread(child.process.wait, max(end - time.monotonic(), 0.0))
+        self.kill()
+
+    def _let_go(self) -> None:
         for child in self.all:
             if child.lifeline >= 0:
                 os.close(child.lifeline)
                 child.lifeline = -1
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(grace):
-                for child in self.all:
-                    await child.process.wait()
-        for child in self.all:
-            if not child.ended:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(child.process.pid, signal.SIGKILL)
-                await child.process.wait()
+
+    def kill(self) -> None:
+        """End at once all children that have not ended."""
+        self._let_go()
+        living = [child for child in self.all if not child.ended]
+        for child in living:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.process.pid, signal.SIGKILL)
+        for child in living:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.process.wait(DIES_WITHIN)

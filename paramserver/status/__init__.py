@@ -25,7 +25,3 @@ other keys that are missing or null.
 
 JSON knows no NaN and no infinity: such a number is null in it. Metrics keep it.
 """
-
-from paramserver.status.server import StatusServer
-
-__all__ = ["StatusServer"]

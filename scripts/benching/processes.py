@@ -15,7 +15,7 @@ from benching.busy import at_rest
 from benching.rows import Case
 from benching.suites import Settings
 from benching.tied import command
-from nodes.training.local import environment
+from nodes.training.peers import environment
 from paramserver.doctor.child import Child
 from paramserver.errors import NotReady, from_wire
 

@@ -74,6 +74,7 @@ def test_missing_mnist_names_both_ways_to_get_it(tmp_path: Path) -> None:
     )
     assert "data.path" in line
     assert "PARAMSERVER_DATA" in line
+    assert not (tmp_path / "runs").exists(), "nothing is left of a run that could not begin"
 
 
 def test_a_truncated_file_is_named(tmp_path: Path, data_dir: Path) -> None:
@@ -92,9 +93,15 @@ def test_a_csv_with_a_bad_cell_is_named_by_line(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(
         '[model]\nlayers = [{units = 4}, {}]\n[data]\npath = "mine.csv"\n'
     )
-    line = fails(2, "train", "mine.toml", "--json", cwd=tmp_path)
-    assert "mine.csv" in line
-    assert "3" in line
+    kept = tmp_path / "kept" / "notes.txt"
+    kept.parent.mkdir()
+    kept.touch()
+    for output in ("new/folder", "kept"):
+        line = fails(2, "train", "mine.toml", "--json", "--output", output, cwd=tmp_path)
+        assert "mine.csv" in line
+        assert "3" in line
+    assert not (tmp_path / "new").exists()
+    assert kept.exists()
 
 
 def test_a_port_in_use_is_named(tmp_path: Path) -> None:

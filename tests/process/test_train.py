@@ -112,6 +112,14 @@ def test_peers_leave_within_two_seconds_when_the_launcher_is_killed(
         assert gone(children, 2.0) == []
 
 
+def test_peers_leave_when_the_launcher_dies_before_they_know_where_to_join(tmp_path: Path) -> None:
+    with Running("nodes", "train", "digits", cwd=tmp_path) as running:
+        running.wait_until(lambda: len(running.children()) == 2)
+        children = list(running.children().values())
+        running.signal(signal.SIGKILL)
+        assert gone(children, 5.0) == [], "they look when their imports are done"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_the_run_in_good_order(tmp_path: Path, number: signal.Signals) -> None:
     arguments = ["train", "digits", "--epochs", "10000", "--json"]
@@ -127,8 +135,7 @@ def test_a_signal_stops_the_run_in_good_order(tmp_path: Path, number: signal.Sig
 
 def test_a_signal_before_the_run_began_ends_it_as_stopped(tmp_path: Path) -> None:
     with Running("nodes", "train", "digits", "--json", cwd=tmp_path) as running:
-        running.wait_until(lambda: "parameters" in running.said)
-        running.wait_until(lambda: len(running.children()) == 2)
+        running.wait_until(lambda: "status page" in running.said)
         running.signal(signal.SIGINT)
         code, result = running.finish(20)
     assert code == -signal.SIGINT

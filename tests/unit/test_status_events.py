@@ -12,8 +12,8 @@ import aiohttp
 import pytest
 from aiohttp import ClientResponse, ClientSession
 
-from paramserver.status import StatusServer
 from paramserver.status.events import MOST_LISTENERS
+from paramserver.status.server import StatusServer
 
 
 class Peer:

@@ -20,7 +20,7 @@ from prometheus_client.openmetrics.parser import (
 from prometheus_client.parser import text_string_to_metric_families
 
 from paramserver.errors import AddressInUse, NotReady
-from paramserver.status import StatusServer
+from paramserver.status.server import StatusServer
 
 PATHS = ("/", "/status", "/metrics", "/livez", "/readyz", "/events")
 

@@ -12,8 +12,8 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Locator, Page, expect
 
-from paramserver.status import StatusServer
 from paramserver.status.events import MOST_LISTENERS
+from paramserver.status.server import StatusServer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
