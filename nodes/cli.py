@@ -32,6 +32,7 @@ from paramserver.console import (
     Signals,
     check_join,
     hushed,
+    interruptible,
     new_identity,
     read_secret,
     run_app,
@@ -128,7 +129,8 @@ def train(
                 config = load_recipe(str(recipe), sets=set_ or (), flags=flags).config
             check_join(join)
             session = Session(result, output=output, join=join, checkpoint=checkpoint)
-            with session.prepared(config):
+            with interruptible(), session:
+                session.prepare(config)
                 run_loop(_follow(session, open_progress(progress), signals))
     finally:
         try:

@@ -33,7 +33,7 @@ def _run(program: str, module: str) -> None:
         with contextlib.suppress(OSError):
             print(f"{program}: {error}", file=sys.stderr, flush=True)
         raise SystemExit(error.exit_code) from None
-    # What modules make stays, so to look for garbage in it again and again is time lost.
+    # What these modules make stays, so to look for garbage in it again and again is time lost.
     gc.disable()
     found = importlib.import_module(module)
     gc.freeze()

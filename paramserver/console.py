@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextvars import ContextVar
 from pathlib import Path
+from types import FrameType
 from typing import Any, TypeVar
 
 import typer
@@ -81,6 +82,8 @@ def run_app(app: typer.Typer, program: str) -> None:
             raise SystemExit(UserError.exit_code) from None
         path = context.command_path if context is not None else program
         _fail(program, f"{_usage_text(error)}: see `{path} --help`", UserError.exit_code)
+    except Interrupted as error:
+        end_by(error.number)
     except KernelError as error:
         _fail(program, str(error), NotReady.exit_code)
     except ParamserverError as error:
@@ -185,11 +188,55 @@ def check_join(join: str | None) -> None:
         raise UserError(f"--join {join}: write it as host:port, such as 127.0.0.1:7000")
 
 
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Interrupted(BaseException):
+    """A signal asked for the end; see `interruptible`."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(number.name)
+        self.number = number
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Have SIGINT, SIGTERM and SIGHUP raise `Interrupted` in the context, where no loop handles them.
+
+    So what was begun is undone. The second one ends the process at once.
+    """
+    taken = [number for number in ENDING if signal.getsignal(number) is signal.SIG_DFL]
+
+    def give_back() -> None:
+        for number in taken:
+            if signal.getsignal(number) is handle:
+                signal.signal(number, signal.SIG_DFL)
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        give_back()
+        raise Interrupted(signal.Signals(number))
+
+    for number in taken:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        give_back()
+
+
+def end_by(number: signal.Signals) -> None:
+    """End this process by a signal, so that whoever started it sees the truth."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
 class Signals:
     """SIGINT, SIGTERM and SIGHUP: the first asks for an end in good order, the second forces it.
 
-    After the end, `reraise` ends the process by the signal that it got, so that whoever started it
-    sees the truth. ``forced`` is called before the second signal ends it.
+    After the end, `reraise` ends the process by the signal that it got. ``forced`` is called before
+    the second signal ends it.
     """
 
     def __init__(
@@ -204,7 +251,7 @@ class Signals:
         loop = asyncio.get_running_loop()
         # PoCL's LLVM takes this one over, and at the first file that grows too big drops ours too.
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in ENDING:
             if signal.getsignal(number) is signal.SIG_IGN:
                 continue  # as nohup leaves it
             loop.add_signal_handler(number, self._handle, number)
@@ -220,7 +267,4 @@ class Signals:
     def reraise(self) -> None:
         """End this process by the signal it got, if it got one."""
         if self.got is not None:
-            with contextlib.suppress(OSError, ValueError):
-                sys.stdout.flush()
-            signal.signal(self.got, signal.SIG_DFL)
-            os.kill(os.getpid(), self.got)
+            end_by(self.got)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
+from nodes.data.arrays import ARRAYS_FILE
 from nodes.training.result import RESULT_FILE
 from paramserver.checkpoint import FOLDER, Checkpoint
 from paramserver.errors import UserError
@@ -19,64 +18,102 @@ LOCK_FILE = ".lock"
 
 def folder_of(run: str, checkpoint: Checkpoint | None) -> Path:
     """Return the folder of a run unless another is given: the one that its checkpoint lies in."""
-    if checkpoint is not None:
-        own = home_of(checkpoint)
-        return own if own is not None else RUNS / checkpoint.spec.name
-    return RUNS / run
+    if checkpoint is not None and checkpoint.folder.parent.name == FOLDER:
+        return checkpoint.folder.parent.parent
+    return RUNS / (checkpoint.spec.name if checkpoint is not None else run)
 
 
-def home_of(checkpoint: Checkpoint) -> Path | None:
-    """Return the folder of the run that a checkpoint is of; None where it lies elsewhere."""
-    return checkpoint.folder.parent.parent if checkpoint.folder.parent.name == FOLDER else None
+class RunFolder:
+    """The folder of a new run, or of one that goes on ``again``: made and held in the context.
 
-
-@contextlib.contextmanager
-def made(folder: Path, *, again: bool = False) -> Iterator[None]:
-    """Make the folder of a new run, or take that of one which goes on ``again``.
-
-    Where what follows in the context fails, no new folder is left.
+    Unless `keep` is called, all that was made goes at the end: a run that cannot begin leaves nothing.
 
     Raises:
-        UserError: it cannot be made, or holds another run.
+        UserError: when entered; it cannot be made, holds another run, or another process is at work
+            there.
     """
-    new = [one for one in (folder, *folder.parents) if not one.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot make the folder {folder}: {error.strerror}: give another with --output"
-        ) from error
-    if not again and ((folder / RESULT_FILE).exists() or any(folder.glob(f"{FOLDER}/*"))):
-        raise UserError(
-            f"{folder} holds another run: give a new folder with --output, or go on with "
-            f"--resume {folder}"
-        )
-    try:
-        yield
-    except BaseException:
-        if new:
-            shutil.rmtree(folder, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            for parent in new[1:]:
-                parent.rmdir()
-        raise
 
+    def __init__(self, path: Path, *, again: bool = False) -> None:
+        self.path = path
+        self._again = again
+        self._made: list[Path] = []
+        self._there: set[str] = set()
+        self._lock: int | None = None
+        self._kept = False
 
-@contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Hold a run's folder for this process alone while the context is open.
+    def __repr__(self) -> str:
+        return f"<RunFolder {self.path}>"
 
-    Raises:
-        UserError: another process is at work there.
-    """
-    descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
+    def __enter__(self) -> RunFolder:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            self._take()
+        except OSError as error:
+            self.__exit__()
             raise UserError(
-                f"{folder}: another `node train` is at work there; stop it first"
+                f"cannot make the folder {self.path}: {error.strerror}: give another with --output"
+            ) from error
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._kept:
+            self._undo()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def keep(self) -> None:
+        """Let the folder and what lies there outlast the context."""
+        self._kept = True
+
+    def _take(self) -> None:
+        self._make(self.path)
+        self._there = set(os.listdir(self.path))
+        lock = os.open(self.path / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise UserError(
+                f"{self.path}: another `node train` is at work there; stop it first"
             ) from None
-        yield
-    finally:
-        os.close(descriptor)
+        self._lock = lock
+        there = (self.path / RESULT_FILE).exists() or any(self.path.glob(f"{FOLDER}/*"))
+        if there and not self._again:
+            raise UserError(
+                f"{self.path} holds another run: give a new folder with --output, or go on with "
+                f"--resume {self.path}"
+            )
+
+    def _make(self, level: Path) -> None:
+        """Make a folder and those above it, and remember which were not there."""
+        try:
+            self._make_one(level)
+        except FileNotFoundError:
+            if level.parent == level:
+                raise
+            self._make(level.parent)
+            self._make_one(level)
+
+    def _make_one(self, level: Path) -> None:
+        try:
+            level.mkdir()
+        except FileNotFoundError:
+            raise
+        except OSError:
+            if not level.is_dir():
+                raise
+        else:
+            self._made.append(level)
+
+    def _undo(self) -> None:
+        """Remove what a run writes before it begins, where it was not there, and empty folders."""
+        with contextlib.suppress(OSError):
+            if self._lock is not None:
+                for name in set(os.listdir(self.path)) - self._there:
+                    if name in (LOCK_FILE, ARRAYS_FILE) or name.endswith(".log"):
+                        (self.path / name).unlink()
+            for level in reversed(self._made):
+                level.rmdir()

@@ -22,7 +22,6 @@ from nodes.data.schema import Schema
 from nodes.errors import DataError
 from nodes.recipe import Recipe, load_recipe
 from nodes.trained import TrainedModel, load
-from nodes.training.folder import made
 from nodes.training.progress import Progress, Show, open_progress
 from nodes.training.result import Result
 from nodes.training.session import Session, fresh_run, recording
@@ -92,7 +91,8 @@ def train(
     flags = {_key(given): value for given, value in overrides.items()}
     with hushed(not progress):
         try:
-            with recording(result), _prepared(session, recipe, data, flags):
+            with recording(result), session:
+                _prepare(session, recipe, data, flags)
                 shown = open_progress(Show.AUTO if progress else Show.NONE)
                 got = _run_in_thread(session, shown)
         except KernelError as error:
@@ -124,45 +124,35 @@ def _key(given: str) -> str:
     return given.replace("__", ".")
 
 
-@contextlib.contextmanager
-def _prepared(
+def _prepare(
     session: Session,
     recipe: str | Path | Mapping[str, Any] | Recipe,
     data: InMemory | None,
     flags: Mapping[str, Any],
-) -> Iterator[None]:
-    """Have a session prepared; data in memory is written into the run's folder for its peers.
+) -> None:
+    """Prepare a session; data in memory is written into the run's folder for its peers.
 
     Raises:
-        UserError: recipe or data are wrong; then no new folder is left.
+        UserError: recipe or data are wrong.
     """
     if isinstance(recipe, Recipe):
         recipe = _as_document(recipe, flags)
     if data is None:
-        with session.prepared(_loaded(recipe, flags)):
-            yield
+        session.prepare(_loaded(recipe, flags))
         return
-    with contextlib.ExitStack() as stack:
-        with made(session.folder):
-            path = (session.folder / ARRAYS_FILE).absolute()
-            try:
-                loaded = _loaded(recipe, {**flags, **write_arrays(data, path)})
-                schema: Schema | None = None
-                brought: list[str] = []  # so that the recipe's files are not meant
-                if isinstance(data, Dataset):
-                    schema, brought = data.schema, ["test_path", "validation_path"]
-                elif len(data) > 2:
-                    brought = ["test_path"]
-                own = loaded.data.model_copy(update=dict.fromkeys(brought))
-                stack.enter_context(
-                    session.prepared(loaded.model_copy(update={"data": own}), schema)
-                )
-            except BaseException as error:
-                path.unlink(missing_ok=True)
-                if isinstance(error, DataError):
-                    raise DataError(str(error).replace(str(path), "data")) from None
-                raise
-        yield
+    path = (session.folder / ARRAYS_FILE).absolute()
+    try:
+        loaded = _loaded(recipe, {**flags, **write_arrays(data, path)})
+        schema: Schema | None = None
+        brought: list[str] = []  # so that the recipe's files are not meant
+        if isinstance(data, Dataset):
+            schema, brought = data.schema, ["test_path", "validation_path"]
+        elif len(data) > 2:
+            brought = ["test_path"]
+        own = loaded.data.model_copy(update=dict.fromkeys(brought))
+        session.prepare(loaded.model_copy(update={"data": own}), schema)
+    except DataError as error:
+        raise DataError(str(error).replace(str(path), "data")) from None
 
 
 def _as_document(recipe: Recipe, flags: Mapping[str, Any]) -> dict[str, Any]:

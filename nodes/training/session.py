@@ -17,14 +17,14 @@ from nodes.data.schema import Schema
 from nodes.models import Model
 from nodes.recipe import Recipe
 from nodes.training.best import bring_best
-from nodes.training.folder import folder_of, held, home_of, made
+from nodes.training.folder import RunFolder, folder_of
 from nodes.training.peers import LocalPeers, peer_config, start_peers
 from nodes.training.plan import Plan, name_run
 from nodes.training.progress import Progress
 from nodes.training.result import RESULT_FILE, Result
 from nodes.training.resume import read
 from paramserver.checkpoint import Checkpoint
-from paramserver.console import read_secret, say
+from paramserver.console import Interrupted, read_secret, say
 from paramserver.errors import ConfigurationError, NotReady, ParamserverError, TryAgain, UserError
 from paramserver.phrases import counted
 
@@ -47,6 +47,9 @@ def recording(result: Result) -> Iterator[None]:
     except (ParamserverError, KernelError) as error:
         result.status, result.error = "failed", str(error)
         raise
+    except Interrupted:
+        result.status, result.error = "stopped", "stopped before the run had begun"
+        raise
     finally:
         result.total_seconds = time.monotonic() - began
         try:
@@ -56,7 +59,9 @@ def recording(result: Result) -> Iterator[None]:
 
 
 class Session:
-    """One run: while it is `prepared`, `run` it on an event loop, and `stop` or `cancel` it there.
+    """One run: `prepare` it, `run` it on an event loop, and `stop` or `cancel` it there.
+
+    Use as a context manager: it holds the run's folder, and ends peers that are left.
 
     ``join`` is the address of a cluster to run it on; else the recipe's ZooKeeper is where it meets
     one, and without either it gets local peers of its own. A run that goes on from a ``checkpoint``
@@ -75,6 +80,10 @@ class Session:
         self.folder = output if output is not None else folder_of(result.run, checkpoint)
         self._join = join
         self._checkpoint = checkpoint
+        own = folder_of("", checkpoint) if checkpoint is not None else None
+        again = own is not None and own.resolve() == self.folder.resolve()
+        self._place = RunFolder(self.folder, again=again)
+        self._open = contextlib.ExitStack()
         self._plan: Plan | None = None
         self._peers: LocalPeers | None = None
         self._driver: Driver | None = None
@@ -84,34 +93,35 @@ class Session:
     def __repr__(self) -> str:
         return f"<Session of {self.result.run} in {self.folder}>"
 
-    @contextlib.contextmanager
-    def prepared(self, recipe: Recipe, schema: Schema | None = None) -> Iterator[None]:
-        """Start peers of its own, choose the device, load the data, and hold the folder. Blocks.
+    def __enter__(self) -> Session:
+        self._open.enter_context(self._place)
+        return self
 
-        The session can run while the context is open. ``schema`` is what the model is to know of the
-        data, where its file does not say all.
+    def __exit__(self, *_: object) -> None:
+        self._plan = None
+        self._open.close()
+
+    def prepare(self, recipe: Recipe, schema: Schema | None = None) -> None:
+        """Start peers of its own, choose the device and load the data. Blocks.
+
+        ``schema`` is what the model is to know of the data, where its file does not say all. Where it
+        fails, the context leaves no new folder.
 
         Raises:
-            UserError: data, model or folder are wrong; the text says what to change.
+            UserError: data or model are wrong; the text says what to change.
             KernelError: there is no such device here.
         """
-        local = self._join is None and recipe.cluster.zookeeper.address is None
-        if not local:
+        if self._join is not None or recipe.cluster.zookeeper.address is not None:
             read_secret(peer_config(recipe))  # what is wrong with it is said before all else
-        home = home_of(self._checkpoint) if self._checkpoint is not None else None
-        again = home is not None and home.resolve() == self.folder.resolve()
-        with contextlib.ExitStack() as stack:
-            with made(self.folder, again=again):
-                stack.enter_context(held(self.folder))
-                if local:  # first, since their imports take longer than all that follows
-                    self._peers = start_peers(recipe, self.folder)
-                    stack.callback(self._peers.children.kill)
-                self._plan = self._look(recipe, schema, home)
-            self.result.output = str(self.folder)
-            yield
+        else:  # at first, since their imports take longer than all that follows
+            self._peers = start_peers(recipe, self.folder)
+            self._open.callback(self._peers.children.kill)
+        self._plan = self._look(recipe, schema)
+        self._place.keep()
+        self.result.output = str(self.folder)
 
-    def _look(self, recipe: Recipe, schema: Schema | None, home: Path | None) -> Plan:
-        """Look at device, data and checkpoint, whose run's folder is ``home``; say what is found."""
+    def _look(self, recipe: Recipe, schema: Schema | None) -> Plan:
+        """Look at the device, the data and the checkpoint, and say what is found."""
         result, checkpoint = self.result, self._checkpoint
         info = choose(recipe.device.select) if self._peers is not None else None
         dataset = load_dataset(recipe.data)
@@ -126,8 +136,7 @@ class Session:
         if checkpoint is not None:
             resume = read(checkpoint, plan, self.folder)
             plan = Plan(recipe, replace(dataset, schema=resume.schema), model, result.run, resume)
-            if home is not None:
-                bring_best(checkpoint, home, self.folder)
+            bring_best(checkpoint, folder_of("", checkpoint), self.folder)
         if info is not None:
             result.device = info.name
             say(f"device: {info}")
@@ -143,7 +152,7 @@ class Session:
         return plan
 
     async def run(self, progress: Progress) -> None:
-        """Start peers, or join the cluster that is there, and follow the run to its end.
+        """Tell its own peers where to join, or join a cluster, and follow the run to its end.
 
         A run that was asked to stop is no failure: its result says "stopped".
 
@@ -152,8 +161,8 @@ class Session:
         """
         plan, result = self._plan, self.result
         if plan is None:
-            raise ValueError("the session is not prepared")
-        # A third of a second, in which its peers start.
+            raise ValueError("prepare the session first")
+        # They import what makes a peer, which its own peers do meanwhile.
         from nodes.training.events import EVENTS_FILE, EventLog
         from nodes.training.joined import train_joined
         from nodes.training.local import train_locally

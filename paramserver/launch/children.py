@@ -17,17 +17,18 @@ from paramserver.launch.lifeline import Handover
 
 TAIL = 4000
 DIES_WITHIN = 1.0
-"""Seconds until a killed process is given up, as where a disk does not answer."""
+"""Seconds until killed processes are given up, as where a disk does not answer."""
 
 
 @dataclass(slots=True)
 class Child:
-    """One child process: its name, log file, and the lifeline that keeps it alive."""
+    """One child process: its name, the lifeline that keeps it alive, its log and where that begins."""
 
     name: str
     process: subprocess.Popen[bytes]
     lifeline: int
     log: Path
+    begins: int
 
     def __repr__(self) -> str:
         return f"<Child {self.name}, pid {self.process.pid}, exit {self.process.poll()}>"
@@ -38,9 +39,9 @@ class Child:
         return self.process.poll() is not None
 
     def tail(self) -> str:
-        """Return the end of the child's log."""
+        """Return the end of the child's log, as far as it is this child's."""
         with contextlib.suppress(OSError), self.log.open("rb") as file:
-            file.seek(max(self.log.stat().st_size - TAIL, 0))
+            file.seek(max(self.log.stat().st_size - TAIL, self.begins))
             return file.read().decode(errors="replace").strip()
         return ""
 
@@ -91,6 +92,7 @@ class Children:
         path = self._logs / f"{name}.log"
         try:
             with path.open("ab") as log:
+                begins = log.tell()
                 process = subprocess.Popen(
                     [
                         sys.executable,
@@ -110,7 +112,7 @@ class Children:
             raise
         finally:
             os.close(read)
-        self.all.append(Child(name, process, write, path))
+        self.all.append(Child(name, process, write, path, begins))
 
     def hand_over(self, handover: Handover) -> None:
         """Tell all children where to join, and the secret."""
@@ -121,11 +123,14 @@ class Children:
     async def end(self, grace: float) -> None:
         """End all children: close their lifelines, wait ``grace`` seconds, then kill."""
         self._let_go()
-        end = time.monotonic() + grace
-        for child in self.all:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                await asyncio.to_thread(child.process.wait, max(end - time.monotonic(), 0.0))
-        self.kill()
+        try:
+            async with asyncio.timeout(grace):
+                for child in self.all:
+                    await asyncio.to_thread(child.process.wait)
+        except TimeoutError:
+            pass
+        finally:
+            self.kill()
 
     def _let_go(self) -> None:
         for child in self.all:
@@ -140,6 +145,7 @@ class Children:
         for child in living:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.process.pid, signal.SIGKILL)
+        end = time.monotonic() + DIES_WITHIN
         for child in living:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                child.process.wait(DIES_WITHIN)
+                child.process.wait(max(end - time.monotonic(), 0.0))

@@ -16,7 +16,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-from paramserver.errors import NotReady
+from paramserver.errors import NotReady, TryAgain
 
 LONGEST = 65536
 LEAVE_WITHIN = 2.0
@@ -36,11 +36,13 @@ class Handover:
 
 
 def read_handover(fd: int) -> Handover:
-    """Read the first line of the lifeline ``fd``; blocks until the launcher has written it.
+    """Read the first line of the lifeline ``fd``; blocks until the launcher has written it, or ended.
 
     Raises:
-        NotReady: the pipe ended or holds something else.
+        TryAgain: the launcher has ended.
+        NotReady: the pipe holds something else.
     """
+    _wake_when_parent_dies()
     line = b""
     while not line.endswith(b"\n") and len(line) < LONGEST:
         try:
@@ -50,6 +52,8 @@ def read_handover(fd: int) -> Handover:
         if not piece:
             break
         line += piece
+    if not line:
+        raise TryAgain("the launcher ended before it had said where to join")
     try:
         return Handover(**json.loads(line))
     except (ValueError, TypeError) as error:
@@ -72,7 +76,6 @@ async def watch_lifeline(fd: int, gone: Callable[[], None]) -> None:
     """
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
-    _wake_when_parent_dies()
 
     def readable() -> None:
         try:

@@ -93,15 +93,14 @@ def test_a_csv_with_a_bad_cell_is_named_by_line(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(
         '[model]\nlayers = [{units = 4}, {}]\n[data]\npath = "mine.csv"\n'
     )
-    kept = tmp_path / "kept" / "notes.txt"
-    kept.parent.mkdir()
-    kept.touch()
-    for output in ("new/folder", "kept"):
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "notes.txt").touch()
+    for output in ("new/folder", "kept", "not/../kept"):
         line = fails(2, "train", "mine.toml", "--json", "--output", output, cwd=tmp_path)
         assert "mine.csv" in line
         assert "3" in line
-    assert not (tmp_path / "new").exists()
-    assert kept.exists()
+        assert {path.name for path in tmp_path.iterdir()} == {"kept", "mine.csv", "mine.toml"}
+        assert [path.name for path in (tmp_path / "kept").iterdir()] == ["notes.txt"]
 
 
 def test_a_port_in_use_is_named(tmp_path: Path) -> None:

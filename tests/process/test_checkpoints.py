@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -106,6 +107,20 @@ def test_a_peer_with_slices_that_is_told_to_go_has_the_run_saved(tmp_path: Path)
     assert (went_on["run"], went_on["output"]) == (result["run"], result["output"])
     assert went_on["status"] == "done"
     assert went_on["steps"] > result["steps"]
+
+
+def test_a_checkpoint_that_was_copied_away_brings_its_best_model(tmp_path: Path) -> None:
+    arguments = ["train", "digits", "--epochs", "2", "--set", "data.validation=0.2", "--json"]
+    done = run("nodes", *arguments, "--output", "one", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (made,) = (tmp_path / "one" / "checkpoints").iterdir()
+    copy = shutil.copytree(made, tmp_path / "copy")
+    arguments = ["train", "--resume", str(copy), "--epochs", "3", "--json"]
+    for _ in range(2):  # the second one goes on in the folder of the first
+        again = run("nodes", *arguments, cwd=tmp_path)
+        assert again.returncode == 0, again.stderr
+        folder = tmp_path / json.loads(again.stdout)["output"]
+        assert (folder / "best.safetensors").exists()
 
 
 def test_a_worker_that_is_told_to_go_leaves_in_good_order(tmp_path: Path) -> None:

@@ -133,13 +133,19 @@ def test_a_signal_stops_the_run_in_good_order(tmp_path: Path, number: signal.Sig
     assert (tmp_path / result["output"] / "model.safetensors").exists()
 
 
-def test_a_signal_before_the_run_began_ends_it_as_stopped(tmp_path: Path) -> None:
+@pytest.mark.parametrize("late", [False, True])
+def test_a_signal_before_the_run_began_ends_it_as_stopped(tmp_path: Path, late: bool) -> None:
     with Running("nodes", "train", "digits", "--json", cwd=tmp_path) as running:
-        running.wait_until(lambda: "status page" in running.said)
+        running.wait_until(lambda: len(running.children()) == 2)
+        children = list(running.children().values())
+        if late:
+            running.wait_until(lambda: "status page" in running.said)
         running.signal(signal.SIGINT)
         code, result = running.finish(20)
+        assert gone(children, 2.0) == []
     assert code == -signal.SIGINT
     assert result["status"] == "stopped"
+    assert (tmp_path / "runs").exists() == (result["output"] is not None)
 
 
 def test_a_second_signal_ends_the_run_at_once(tmp_path: Path) -> None:
