@@ -1,36 +1,25 @@
-"""The HTTP server of a peer's status: routes and life."""
+"""The HTTP server of a peer's status: its socket, and its life.
+
+What answers is imported for the first connection: it takes longer to import than any other part of a
+peer, and most peers are never looked at.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import socket
 from collections.abc import Callable
-from importlib import resources
-from typing import Any
-
-from aiohttp import hdrs, web
-from aiohttp.typedefs import Handler
-from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.exposition import choose_encoder
+from typing import TYPE_CHECKING, Any
 
 from paramserver.errors import AddressInUse, NotReady
-from paramserver.status.document import encode
-from paramserver.status.events import Events
-from paramserver.status.guard import add_headers, host_check
-from paramserver.status.metrics import StatusCollector
+from paramserver.waiting import end
 
-# Waited twice at the most: for handlers to end, and for those cancelled to end.
-CLOSE = 0.3
-KEEP_ALIVE = 15.0
-LINGER = 1.0
-FILES = {
-    "page.js": "text/javascript",
-    "dom.js": "text/javascript",
-    "text.js": "text/javascript",
-    "page.css": "text/css",
-    "icon.svg": "image/svg+xml",
-}
+if TYPE_CHECKING:
+    from paramserver.status.site import Site
+
+log = logging.getLogger(__name__)
 
 
 class StatusServer:
@@ -50,15 +39,13 @@ class StatusServer:
     ) -> None:
         self._status = status
         self._ready = ready
-        self._events = Events(self._document)
-        self._registry = CollectorRegistry()
-        ProcessCollector(registry=self._registry)
-        self._registry.register(StatusCollector(status, ready))
-        self._runner: web.AppRunner | None = None
+        self._listening: socket.socket | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._site: Site | None = None
         self.address: str | None = None
 
     def __repr__(self) -> str:
-        return f"<StatusServer at {self.address}, {self._events!r}>"
+        return f"<StatusServer at {self.address}, {self._site or 'not asked yet'}>"
 
     async def start(self, host: str, port: int) -> str:
         """Listen, and return the address as bound, such as ``127.0.0.1:41234``.
@@ -71,73 +58,45 @@ class StatusServer:
             NotReady: the host is no address of this machine, or the port is not allowed.
         """
         listening = await _bind(host, port)
-        runner = web.AppRunner(
-            self._application(host),
-            access_log=None,
-            handler_cancellation=True,
-            keepalive_timeout=KEEP_ALIVE,
-            lingering_time=LINGER,
-            shutdown_timeout=CLOSE,
-        )
-        try:
-            await runner.setup()
-            await web.SockSite(runner, listening).start()
-        except BaseException:
-            listening.close()
-            await runner.cleanup()
-            raise
-        self._runner = runner
+        self._listening = listening
+        loop = asyncio.get_running_loop()
+
+        def visited() -> None:
+            loop.remove_reader(listening)
+            self._opening = loop.create_task(self._open(listening, host))
+
+        loop.add_reader(listening, visited)
         self.address = _text(listening.getsockname())
         return self.address
 
+    async def _open(self, listening: socket.socket, host: str) -> None:
+        """Answer the first connection, which waits, and all others."""
+
+        def imported() -> type[Site]:
+            from paramserver.status.site import Site
+
+            return Site
+
+        kind = await asyncio.to_thread(imported)
+        site = self._site = kind(self._status, self._ready, host)
+        try:
+            await site.start(listening)
+        except OSError as error:
+            log.error("cannot serve the status page: %s", error)
+            listening.close()
+
     async def close(self) -> None:
         """Stop listening and end every answer under way, within a second."""
-        self._events.close()
-        runner, self._runner, self.address = self._runner, None, None
-        if runner is not None:
-            await runner.cleanup()
-
-    def _application(self, host: str) -> web.Application:
-        application = web.Application(middlewares=[host_check(host)])
-        application.on_response_prepare.append(add_headers)
-        routes = application.router
-        routes.add_get("/", _file("page.html", "text/html"))
-        for name, content_type in FILES.items():
-            routes.add_get(f"/static/{name}", _file(name, content_type))
-        routes.add_get("/status", self._serve_status)
-        routes.add_get("/metrics", self._serve_metrics)
-        routes.add_get("/livez", self._serve_livez)
-        routes.add_get("/readyz", self._serve_readyz)
-        routes.add_get("/events", self._events.serve, allow_head=False)
-        return application
-
-    def _document(self) -> bytes:
-        return encode(self._status())
-
-    async def _serve_status(self, _request: web.Request) -> web.Response:
-        return web.Response(body=self._document(), content_type="application/json")
-
-    async def _serve_metrics(self, request: web.Request) -> web.Response:
-        encoder, content_type = choose_encoder(request.headers.get(hdrs.ACCEPT, ""))
-        return web.Response(body=encoder(self._registry), headers={hdrs.CONTENT_TYPE: content_type})
-
-    async def _serve_livez(self, _request: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
-
-    async def _serve_readyz(self, _request: web.Request) -> web.Response:
-        state, why = self._ready()
-        text = state if state == "ok" else f"{state}: {' '.join(why.split())}"
-        return web.Response(text=f"{text}\n", status=503 if state == "not ready" else 200)
-
-
-def _file(name: str, content_type: str) -> Handler:
-    """Return a handler that serves a file of this package, read once."""
-    body = (resources.files(__package__) / "static" / name).read_bytes()
-
-    async def serve(_request: web.Request) -> web.Response:
-        return web.Response(body=body, content_type=content_type, charset="utf-8")
-
-    return serve
+        listening, self._listening, self.address = self._listening, None, None
+        if listening is None:
+            return
+        if self._opening is not None:
+            await end(self._opening)
+        else:
+            asyncio.get_running_loop().remove_reader(listening)
+        if self._site is not None:
+            await self._site.close()
+        listening.close()
 
 
 async def _bind(host: str, port: int) -> socket.socket:

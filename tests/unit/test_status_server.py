@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 import socket
@@ -58,7 +59,14 @@ async def test_port_0_is_announced_as_bound(server: StatusServer) -> None:
     host, port = server.address.split(":")
     assert host == "127.0.0.1"
     assert int(port) > 0
-    assert repr(server) == f"<StatusServer at {server.address}, <Events, 0 of 32 listeners>>"
+    assert repr(server) == f"<StatusServer at {server.address}, not asked yet>"
+    async with (
+        ClientSession(f"http://{server.address}") as session,
+        session.get("/livez") as answer,
+    ):
+        assert await answer.text() == "ok\n"
+    shown = f"<StatusServer at {server.address}, <Site, <Events, 0 of 32 listeners>>>"
+    assert repr(server) == shown
 
 
 async def test_the_status_document(client: ClientSession, peer: Peer) -> None:
@@ -271,6 +279,24 @@ async def test_close_frees_the_port_and_may_come_early_or_twice() -> None:
     await server.close()
     again = StatusServer(dict, lambda: ("ok", "ok"))
     assert await again.start("127.0.0.1", int(address.split(":")[1])) == address
+    await again.close()
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 5, 100, 2000])
+async def test_close_may_come_while_the_first_visitor_waits(turns: int) -> None:
+    server = StatusServer(dict, lambda: ("ok", "ok"))
+    address = await server.start("127.0.0.1", 0)
+    host, port = address.split(":")
+    async with asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection(host, int(port))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await server.close()
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
+        writer.close()
+    again = StatusServer(dict, lambda: ("ok", "ok"))
+    assert await again.start(host, int(port)) == address
     await again.close()
 
 
