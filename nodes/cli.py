@@ -41,7 +41,7 @@ from paramserver.console import (
     start_logging,
 )
 from paramserver.errors import TryAgain, UserError
-from paramserver.launch.lifeline import read_handover
+from paramserver.launch.lifeline import read_handover, wake_when_launcher_dies
 from paramserver.phrases import counted
 
 if TYPE_CHECKING:
@@ -129,18 +129,19 @@ def train(
                 config = load_recipe(str(recipe), sets=set_ or (), flags=flags).config
             check_join(join)
             session = Session(result, output=output, join=join, checkpoint=checkpoint)
-            with interruptible(), session:
-                session.prepare(config)
+            with session:
+                with interruptible():
+                    session.prepare(config)
                 run_loop(_follow(session, open_progress(progress), signals))
     finally:
         try:
             if json_:
                 print(result.line(), flush=True)
-            elif result.steps or signals:
+            elif result.steps or any(one.got for one in signals):
                 _tell(result)
         finally:
-            for got in signals:  # also where nobody reads the result, as after a hang-up
-                got.reraise()
+            for one in signals:  # also where nobody reads the result, as after a hang-up
+                one.reraise()
     if result.status == "stopped":
         raise TryAgain(
             f"the run was stopped: {result.stopped_because}; go on with --resume {result.output}"
@@ -148,14 +149,11 @@ def train(
 
 
 async def _follow(session: Session, progress: Progress, signals: list[Signals]) -> None:
-    """Run a session; a signal asks it to stop, and is kept in ``signals``."""
+    """Run a session; a signal asks it to stop, and is found in ``signals``."""
     handler = Signals(session.stop, progress.close)
+    signals.append(handler)
     handler.install()
-    try:
-        await session.run(progress)
-    finally:
-        if handler.got is not None:
-            signals.append(handler)
+    await session.run(progress)
 
 
 def _tell(result: Result) -> None:
@@ -210,6 +208,8 @@ def start(
     lifeline: Lifeline = None,
 ) -> None:
     """Start a peer that computes for the cluster's runs, until SIGTERM or Ctrl-C."""
+    if lifeline is not None:
+        wake_when_launcher_dies()
     wanted = set(roles.split(","))
     if not wanted <= {"shard", "worker"} or "worker" not in wanted:
         raise UserError(

@@ -36,7 +36,7 @@ from paramserver.errors import (
     Unsupported,
     UserError,
 )
-from paramserver.launch.lifeline import read_handover
+from paramserver.launch.lifeline import read_handover, wake_when_launcher_dies
 from paramserver.launch.presence import the_run
 
 if TYPE_CHECKING:
@@ -104,6 +104,8 @@ def start(
     lifeline: Lifeline = None,
 ) -> None:
     """Start a peer that holds slices (or a spare), until SIGTERM or Ctrl-C."""
+    if lifeline is not None:
+        wake_when_launcher_dies()
     if roles not in ("shard", "none"):
         raise UserError(f"--roles {roles}: shard or none; `node start` has the role worker")
     loaded = load_peer(

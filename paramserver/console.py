@@ -10,6 +10,7 @@ import secrets
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextvars import ContextVar
@@ -128,12 +129,20 @@ def start_logging(level: str = "info") -> None:
 
 def run_loop(main: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine on uvloop where it is installed, else on asyncio's own loop."""
-    try:
+    new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+    with contextlib.suppress(ImportError):
         import uvloop
-    except ImportError:
-        return asyncio.run(main)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(main)
+
+        new_loop = uvloop.new_event_loop
+    before = {number: signal.getsignal(number) for number in ENDING}
+    try:
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            return runner.run(main)
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                if handler is not None:  # uvloop leaves its own, which do nothing any more
+                    signal.signal(number, handler)
 
 
 def read_secret(config: PeerConfig) -> bytes:
@@ -201,16 +210,16 @@ class Interrupted(BaseException):
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Have SIGINT, SIGTERM and SIGHUP raise `Interrupted` in the context, where no loop handles them.
+    """Have SIGINT, SIGTERM and SIGHUP raise `Interrupted` in the context, so that it is undone.
 
-    So what was begun is undone. The second one ends the process at once.
+    That is between two steps of Python: after a call into a library, a driver's say. From then on they
+    end the process at once.
     """
     taken = [number for number in ENDING if signal.getsignal(number) is signal.SIG_DFL]
 
     def give_back() -> None:
         for number in taken:
-            if signal.getsignal(number) is handle:
-                signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, signal.SIG_DFL)
 
     def handle(number: int, _frame: FrameType | None) -> None:
         give_back()
@@ -230,6 +239,7 @@ def end_by(number: signal.Signals) -> None:
         sys.stdout.flush()
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
+    os._exit(128 + number)  # as process 1 of a container, which signals do not end
 
 
 class Signals:

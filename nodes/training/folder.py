@@ -7,8 +7,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from nodes.data.arrays import ARRAYS_FILE
-from nodes.training.result import RESULT_FILE
+from nodes.training.result import MODEL_FILE
 from paramserver.checkpoint import FOLDER, Checkpoint
 from paramserver.errors import UserError
 
@@ -18,15 +17,22 @@ LOCK_FILE = ".lock"
 
 def folder_of(run: str, checkpoint: Checkpoint | None) -> Path:
     """Return the folder of a run unless another is given: the one that its checkpoint lies in."""
-    if checkpoint is not None and checkpoint.folder.parent.name == FOLDER:
-        return checkpoint.folder.parent.parent
+    home = home_of(checkpoint) if checkpoint is not None else None
+    if home is not None:
+        return home
     return RUNS / (checkpoint.spec.name if checkpoint is not None else run)
+
+
+def home_of(checkpoint: Checkpoint) -> Path | None:
+    """Return the folder of the run that a checkpoint lies in; None for one that was copied away."""
+    return checkpoint.folder.parent.parent if checkpoint.folder.parent.name == FOLDER else None
 
 
 class RunFolder:
     """The folder of a new run, or of one that goes on ``again``: made and held in the context.
 
-    Unless `keep` is called, all that was made goes at the end: a run that cannot begin leaves nothing.
+    Unless `keep` is called, the folders that it made and the files that were `brought` go at the end: a
+    run that cannot begin leaves nothing, and nothing that is somebody else's is touched.
 
     Raises:
         UserError: when entered; it cannot be made, holds another run, or another process is at work
@@ -37,7 +43,7 @@ class RunFolder:
         self.path = path
         self._again = again
         self._made: list[Path] = []
-        self._there: set[str] = set()
+        self._brought: list[Path] = []
         self._lock: int | None = None
         self._kept = False
 
@@ -59,28 +65,46 @@ class RunFolder:
 
     def __exit__(self, *_: object) -> None:
         if not self._kept:
-            self._undo()
+            for path in reversed(self._brought):  # the lock is the first, so it goes last
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
+            for level in reversed(self._made):
+                with contextlib.suppress(OSError):
+                    level.rmdir()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    def brought(self, *paths: Path) -> None:
+        """Take files that were not there for a part of this run."""
+        self._brought.extend(paths)
 
     def keep(self) -> None:
         """Let the folder and what lies there outlast the context."""
         self._kept = True
 
     def _take(self) -> None:
-        self._make(self.path)
-        self._there = set(os.listdir(self.path))
-        lock = os.open(self.path / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-            raise UserError(
-                f"{self.path}: another `node train` is at work there; stop it first"
-            ) from None
-        self._lock = lock
-        there = (self.path / RESULT_FILE).exists() or any(self.path.glob(f"{FOLDER}/*"))
+        place = self.path / LOCK_FILE
+        while True:
+            self._make(self.path)
+            fresh = not place.exists()
+            lock = os.open(place, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Not where who held it before gave the folder up meanwhile, and the file with it.
+                if place.exists() and os.path.samestat(os.fstat(lock), place.stat()):
+                    self._lock = lock
+                    break
+            except BlockingIOError:
+                raise UserError(
+                    f"{self.path}: another `node train` is at work there; stop it first"
+                ) from None
+            finally:
+                if self._lock is None:
+                    os.close(lock)
+        if fresh:
+            self.brought(place)
+        there = (self.path / MODEL_FILE).exists() or any(self.path.glob(f"{FOLDER}/*"))
         if there and not self._again:
             raise UserError(
                 f"{self.path} holds another run: give a new folder with --output, or go on with "
@@ -107,13 +131,3 @@ class RunFolder:
                 raise
         else:
             self._made.append(level)
-
-    def _undo(self) -> None:
-        """Remove what a run writes before it begins, where it was not there, and empty folders."""
-        with contextlib.suppress(OSError):
-            if self._lock is not None:
-                for name in set(os.listdir(self.path)) - self._there:
-                    if name in (LOCK_FILE, ARRAYS_FILE) or name.endswith(".log"):
-                        (self.path / name).unlink()
-            for level in reversed(self._made):
-                level.rmdir()

@@ -142,7 +142,9 @@ def _prepare(
         return
     path = (session.folder / ARRAYS_FILE).absolute()
     try:
-        loaded = _loaded(recipe, {**flags, **write_arrays(data, path)})
+        keys = write_arrays(data, path)
+        session.brought(path)
+        loaded = _loaded(recipe, {**flags, **keys})
         schema: Schema | None = None
         brought: list[str] = []  # so that the recipe's files are not meant
         if isinstance(data, Dataset):

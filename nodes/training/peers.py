@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from nodes.recipe import Recipe
 from paramserver.config import ClusterConfig, PeerConfig, StatusConfig
@@ -37,8 +36,8 @@ class LocalPeers:
     workers: frozenset[str]
 
 
-def start_peers(recipe: Recipe, logs: Path) -> LocalPeers:
-    """Start the peers that a recipe asks for; each logs into a file of its name in ``logs``."""
+def start_peers(children: Children, recipe: Recipe) -> frozenset[str]:
+    """Start the peers that a recipe asks for; return the names of those that compute."""
     cluster = recipe.cluster
     common = [
         f"--set=cluster.name={cluster.name}",
@@ -57,19 +56,14 @@ def start_peers(recipe: Recipe, logs: Path) -> LocalPeers:
     shards = [f"shard-{index}" for index in range(cluster.shard_count)] if cluster.dedicated else []
     role, prefix = ("worker", "worker") if cluster.dedicated else ("shard,worker", "peer")
     workers = [f"{prefix}-{index}" for index in range(cluster.worker_count)]
-    children = Children(logs)
-    try:
-        for name in shards:
-            children.start(name, "paramserver", ["start", "--name", name, *common], environment(1))
-        for name, share in zip(workers, shares, strict=True):
-            roles = ["--roles", role]
-            children.start(
-                name, "nodes", ["start", "--name", name, *roles, *common], environment(share)
-            )
-    except BaseException:
-        children.kill()
-        raise
-    return LocalPeers(children, frozenset(workers))
+    for name in shards:
+        children.start(name, "paramserver", ["start", "--name", name, *common], environment(1))
+    for name, share in zip(workers, shares, strict=True):
+        roles = ["--roles", role]
+        children.start(
+            name, "nodes", ["start", "--name", name, *roles, *common], environment(share)
+        )
+    return frozenset(workers)
 
 
 def environment(cores: int) -> dict[str, str]:

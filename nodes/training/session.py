@@ -17,7 +17,7 @@ from nodes.data.schema import Schema
 from nodes.models import Model
 from nodes.recipe import Recipe
 from nodes.training.best import bring_best
-from nodes.training.folder import RunFolder, folder_of
+from nodes.training.folder import RunFolder, folder_of, home_of
 from nodes.training.peers import LocalPeers, peer_config, start_peers
 from nodes.training.plan import Plan, name_run
 from nodes.training.progress import Progress
@@ -26,6 +26,7 @@ from nodes.training.resume import read
 from paramserver.checkpoint import Checkpoint
 from paramserver.console import Interrupted, read_secret, say
 from paramserver.errors import ConfigurationError, NotReady, ParamserverError, TryAgain, UserError
+from paramserver.launch.children import Children
 from paramserver.phrases import counted
 
 if TYPE_CHECKING:
@@ -80,8 +81,8 @@ class Session:
         self.folder = output if output is not None else folder_of(result.run, checkpoint)
         self._join = join
         self._checkpoint = checkpoint
-        own = folder_of("", checkpoint) if checkpoint is not None else None
-        again = own is not None and own.resolve() == self.folder.resolve()
+        home = home_of(checkpoint) if checkpoint is not None else None
+        again = home is not None and home.resolve() == self.folder.resolve()
         self._place = RunFolder(self.folder, again=again)
         self._open = contextlib.ExitStack()
         self._plan: Plan | None = None
@@ -114,11 +115,20 @@ class Session:
         if self._join is not None or recipe.cluster.zookeeper.address is not None:
             read_secret(peer_config(recipe))  # what is wrong with it is said before all else
         else:  # at first, since their imports take longer than all that follows
-            self._peers = start_peers(recipe, self.folder)
-            self._open.callback(self._peers.children.kill)
+            children = Children(self.folder)
+            self._open.callback(self._end, children)
+            self._peers = LocalPeers(children, start_peers(children, recipe))
         self._plan = self._look(recipe, schema)
         self._place.keep()
         self.result.output = str(self.folder)
+
+    def brought(self, path: Path) -> None:
+        """Take a file in the run's folder for a part of the run; it goes if the run cannot begin."""
+        self._place.brought(path)
+
+    def _end(self, children: Children) -> None:
+        children.kill()
+        self._place.brought(*children.began)
 
     def _look(self, recipe: Recipe, schema: Schema | None) -> Plan:
         """Look at the device, the data and the checkpoint, and say what is found."""
@@ -136,7 +146,6 @@ class Session:
         if checkpoint is not None:
             resume = read(checkpoint, plan, self.folder)
             plan = Plan(recipe, replace(dataset, schema=resume.schema), model, result.run, resume)
-            bring_best(checkpoint, folder_of("", checkpoint), self.folder)
         if info is not None:
             result.device = info.name
             say(f"device: {info}")
@@ -172,6 +181,9 @@ class Session:
         log = EventLog(self.folder / EVENTS_FILE, validated=told["epoch"] if told else 0)
         with log as events, progress:
             (self.folder / RESULT_FILE).unlink(missing_ok=True)  # an earlier life's
+            if self._checkpoint is not None:
+                own = folder_of("", self._checkpoint)
+                bring_best(self._checkpoint, own, self.folder)
 
             def note(state: dict[str, Any]) -> None:
                 if plan.dataset.task == "regression":

@@ -74,6 +74,8 @@ class Children:
     def __init__(self, logs: Path) -> None:
         self._logs = logs
         self.all: list[Child] = []
+        self.began: list[Path] = []
+        """Logs that were not there."""
 
     def __repr__(self) -> str:
         return f"<Children {self.all}>"
@@ -90,6 +92,8 @@ class Children:
         """Start ``python -m module arguments`` as a child with a lifeline and a log of its own."""
         read, write = os.pipe()
         path = self._logs / f"{name}.log"
+        if not path.exists():
+            self.began.append(path)
         try:
             with path.open("ab") as log:
                 begins = log.tell()
@@ -123,12 +127,11 @@ class Children:
     async def end(self, grace: float) -> None:
         """End all children: close their lifelines, wait ``grace`` seconds, then kill."""
         self._let_go()
+        end = time.monotonic() + grace
         try:
-            async with asyncio.timeout(grace):
-                for child in self.all:
-                    await asyncio.to_thread(child.process.wait)
-        except TimeoutError:
-            pass
+            for child in self.all:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    await asyncio.to_thread(child.process.wait, max(end - time.monotonic(), 0.0))
         finally:
             self.kill()
 

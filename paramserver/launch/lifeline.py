@@ -42,7 +42,6 @@ def read_handover(fd: int) -> Handover:
         TryAgain: the launcher has ended.
         NotReady: the pipe holds something else.
     """
-    _wake_when_parent_dies()
     line = b""
     while not line.endswith(b"\n") and len(line) < LONGEST:
         try:
@@ -63,8 +62,8 @@ def read_handover(fd: int) -> Handover:
         ) from error
 
 
-def _wake_when_parent_dies() -> None:
-    """Have SIGCONT sent at the parent's death: a stopped child cannot read an end of file."""
+def wake_when_launcher_dies() -> None:
+    """Have SIGCONT sent at the launcher's death: a stopped child cannot read an end of file."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGCONT), 0, 0, 0)
 

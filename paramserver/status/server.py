@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+RETRY = 5.0
+"""Seconds until it is tried again to answer."""
+OPENS_WITHIN = 0.3
+"""Seconds that `StatusServer.close` waits for a server that is about to answer."""
+
 
 class StatusServer:
     """Serves what ``status`` and ``ready`` return; see `paramserver.status` for the paths.
@@ -40,6 +45,7 @@ class StatusServer:
         self._status = status
         self._ready = ready
         self._listening: socket.socket | None = None
+        self._host = ""
         self._opening: asyncio.Task[None] | None = None
         self._site: Site | None = None
         self.address: str | None = None
@@ -57,46 +63,57 @@ class StatusServer:
             AddressInUse: another process listens there.
             NotReady: the host is no address of this machine, or the port is not allowed.
         """
-        listening = await _bind(host, port)
-        self._listening = listening
+        self._listening = await _bind(host, port)
+        self._host = host
+        self.address = _text(self._listening.getsockname())
+        self._await_visitor(self._listening)
+        return self.address
+
+    def _await_visitor(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
 
         def visited() -> None:
             loop.remove_reader(listening)
-            self._opening = loop.create_task(self._open(listening, host))
+            self._opening = loop.create_task(self._open(listening))
 
+        self._opening = None
         loop.add_reader(listening, visited)
-        self.address = _text(listening.getsockname())
-        return self.address
 
-    async def _open(self, listening: socket.socket, host: str) -> None:
+    async def _open(self, listening: socket.socket) -> None:
         """Answer the first connection, which waits, and all others."""
-
-        def imported() -> type[Site]:
-            from paramserver.status.site import Site
-
-            return Site
-
-        kind = await asyncio.to_thread(imported)
-        site = self._site = kind(self._status, self._ready, host)
-        try:
-            await site.start(listening)
-        except OSError as error:
-            log.error("cannot serve the status page: %s", error)
-            listening.close()
+        while True:
+            try:
+                kind = await asyncio.to_thread(_imported)
+                site = kind(self._status, self._ready, self._host)
+                await site.start(listening)
+            except (OSError, ImportError) as error:  # too many open files, a broken installation
+                log.error("cannot serve the status page: %s", error)
+                await asyncio.sleep(RETRY)
+            else:
+                self._site = site
+                return
 
     async def close(self) -> None:
         """Stop listening and end every answer under way, within a second."""
         listening, self._listening, self.address = self._listening, None, None
         if listening is None:
             return
-        if self._opening is not None:
-            await end(self._opening)
-        else:
-            asyncio.get_running_loop().remove_reader(listening)
-        if self._site is not None:
-            await self._site.close()
-        listening.close()
+        try:
+            if self._opening is None:
+                asyncio.get_running_loop().remove_reader(listening)
+            else:  # half open it could not be closed
+                await asyncio.wait({self._opening}, timeout=OPENS_WITHIN)
+                await end(self._opening)
+            if self._site is not None:
+                await self._site.close()
+        finally:
+            listening.close()
+
+
+def _imported() -> type[Site]:
+    from paramserver.status.site import Site
+
+    return Site
 
 
 async def _bind(host: str, port: int) -> socket.socket:

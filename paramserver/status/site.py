@@ -59,8 +59,12 @@ class Site:
 
     async def start(self, listening: socket.socket) -> None:
         """Answer at a socket that listens; it is closed with the site."""
-        await self._runner.setup()
-        await web.SockSite(self._runner, listening).start()
+        try:
+            await self._runner.setup()
+            await web.SockSite(self._runner, listening).start()
+        except BaseException:
+            await self._runner.cleanup()
+            raise
 
     async def close(self) -> None:
         """Stop listening and end every answer under way, within a second."""

@@ -116,11 +116,13 @@ def test_a_checkpoint_that_was_copied_away_brings_its_best_model(tmp_path: Path)
     (made,) = (tmp_path / "one" / "checkpoints").iterdir()
     copy = shutil.copytree(made, tmp_path / "copy")
     arguments = ["train", "--resume", str(copy), "--epochs", "3", "--json"]
-    for _ in range(2):  # the second one goes on in the folder of the first
-        again = run("nodes", *arguments, cwd=tmp_path)
-        assert again.returncode == 0, again.stderr
-        folder = tmp_path / json.loads(again.stdout)["output"]
-        assert (folder / "best.safetensors").exists()
+    again = run("nodes", *arguments, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    folder = json.loads(again.stdout)["output"]
+    assert (tmp_path / folder / "best.safetensors").exists()
+    twice = run("nodes", *arguments, cwd=tmp_path)
+    assert twice.returncode == 2, "the run there may be further on"
+    assert f"go on with --resume {folder}" in twice.stderr
 
 
 def test_a_worker_that_is_told_to_go_leaves_in_good_order(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import math
 import socket
@@ -21,7 +22,9 @@ from prometheus_client.openmetrics.parser import (
 from prometheus_client.parser import text_string_to_metric_families
 
 from paramserver.errors import AddressInUse, NotReady
+from paramserver.status import server as server_module
 from paramserver.status.server import StatusServer
+from paramserver.status.site import Site
 
 PATHS = ("/", "/status", "/metrics", "/livez", "/readyz", "/events")
 
@@ -280,6 +283,25 @@ async def test_close_frees_the_port_and_may_come_early_or_twice() -> None:
     again = StatusServer(dict, lambda: ("ok", "ok"))
     assert await again.start("127.0.0.1", int(address.split(":")[1])) == address
     await again.close()
+
+
+async def test_what_cannot_answer_at_first_tries_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, failed = server_module._imported, []
+
+    def imported() -> type[Site]:
+        if not failed:
+            failed.append(True)
+            raise OSError(errno.EMFILE, "Too many open files")
+        return real()
+
+    monkeypatch.setattr(server_module, "_imported", imported)
+    monkeypatch.setattr(server_module, "RETRY", 0.01)
+    server = StatusServer(dict, lambda: ("ok", "ok"))
+    address = await server.start("127.0.0.1", 0)
+    async with ClientSession() as session, session.get(f"http://{address}/livez") as answer:
+        assert await answer.text() == "ok\n"
+    assert failed
+    await server.close()
 
 
 @pytest.mark.parametrize("turns", [0, 1, 2, 5, 100, 2000])
