@@ -171,7 +171,12 @@ async def test_not_even_in_the_turn_of_the_loop_that_follows() -> None:
 
 
 @both_loops
-async def test_a_cancelled_request_whose_body_leaves_at_once_harms_nobody() -> None:
+async def test_a_cancelled_request_whose_body_leaves_at_once_harms_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        "paramserver.transport.connection.FLUSH_DEADLINE", 5.0
+    )  # "at once" on a busy machine
     forever = asyncio.Event()
 
     async def handler(request: Request) -> Response:
