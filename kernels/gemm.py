@@ -17,6 +17,8 @@ from kernels.program import Kernel, Located, OpenDevice, define, source
 
 DEPTH = 272
 """Rows of B that are packed at a time, at most: 17 KiB a narrow panel, in a core's first cache."""
+AHEAD = 2
+"""Tiles of each panel over which what is packed next is asked for: fewer ask too quickly for it."""
 SPAN = 64
 """Rows and columns of a work-group's tile on devices other than CPUs."""
 
@@ -117,16 +119,19 @@ def _source(form: Form, tile: Tile | None, prefetch: bool) -> str:
         "PANEL": tile.panel,
         "GROUP": tile.group,
         "PREFETCH": int(prefetch),
+        "AHEAD": AHEAD,
     }
     tails = _tiles("tails_##lanes", 4, tile.panel)
+    ahead = _tiles("ahead_##lanes", tile.rows, tile.panel, ahead=True)
     tiles = _tiles("tiles_##lanes", tile.rows, tile.panel)
-    return define(head) + source("common.cl") + tails + tiles + source("gemm_head.cl", "gemm.cl")
+    before = define(head) + source("common.cl", "gemm_ahead.cl")
+    return before + tails + ahead + tiles + source("gemm_head.cl", "gemm.cl")
 
 
-def _tiles(name: str, rows: int, panel: int) -> str:
+def _tiles(name: str, rows: int, panel: int, *, ahead: bool = False) -> str:
     """Return the functions for tiles of so many rows, one for each width up to a panel's."""
     each_row = " ".join(f"X({row})" for row in range(rows))
-    head = define({"TILE_ROWS": rows})
+    head = define({"TILE_ROWS": rows, "TILE_AHEAD": int(ahead)})
     head += f"#undef EACH_ROW\n#define EACH_ROW(X) {each_row}\n"
     head += f"#undef TILE_NAME\n#define TILE_NAME(lanes) {name}\n"
     widths = range(1, panel // 16 + 1)

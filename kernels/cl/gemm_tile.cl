@@ -5,6 +5,9 @@
  * from first to last, whatever the tile. Rows past M read the last row and are not stored. Columns
  * past N are zero in `packed`. `out` lies in the address space TILE_OUT, `a` in TILE_A (__global where
  * none is named). The functions are called tiles_1 to tiles_3, or as TILE_NAME says.
+ *
+ * Where TILE_AHEAD is 1 the first AHEAD tiles of a panel also ask for what is packed after it: `next` is
+ * where that begins in B, `stride` what lies between two rows of B.
  */
 
 #ifndef TILE_A
@@ -12,6 +15,16 @@
 #endif
 #ifndef TILE_NAME
 #define TILE_NAME(lanes) tiles_##lanes
+#endif
+
+#undef ASK
+#undef NEXT
+#if TILE_AHEAD
+#define NEXT , const __global float *next, int stride
+#define ASK(line) later(LINE_OF_B(next, line, stride));
+#else
+#define NEXT
+#define ASK(line)
 #endif
 
 #undef EACH_LANE
@@ -29,7 +42,7 @@
 
 static inline void TILES(
   const TILE_A float *a, const float *packed, TILE_OUT float *out, int m, int n, int k,
-  int first_row, int end_row, int column, int columns, int k_first, int depth, bool resume)
+  int first_row, int end_row, int column, int columns, int k_first, int depth, bool resume NEXT)
 {
   for (int row = first_row; row < end_row; row += TILE_ROWS) {
     const bool whole = columns == TILE_LANES * 16 && row + TILE_ROWS <= m;
@@ -62,10 +75,12 @@ static inline void TILES(
       EACH_ROW(RESUME_EDGE_ROW)
     }
 
+    const int asked = (row - first_row) / TILE_ROWS * (depth / AHEAD);
     const float *b = packed;
     for (int step = 0; step < depth; step++, b += TILE_LANES * 16) {
 #define FETCH(i, j) const float16 b##j = *(const float16 *)(b + j * 16);
       EACH_LANE(FETCH, 0)
+      ASK(asked + step / AHEAD)
 #define ADD(i, j) sum##i##_##j += value##i * b##j;
 #define ADD_ROW(i) const float value##i = a##i[(size_t)step * A_STEP]; EACH_LANE(ADD, i)
       EACH_ROW(ADD_ROW)
