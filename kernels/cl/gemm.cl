@@ -5,8 +5,8 @@
  * Geijn, "Anatomy of High-Performance Matrix Multiplication" (2008), with the packing inside. A is
  * read where it lies: the rows of a tile are as many streams. In the form "tn" A's rows are columns
  * in memory, and HEIGHT of them at a time are packed too. While the first tiles of each panel are
- * computed, the memory that is packed next is asked for: else the core would wait for it, which takes a
- * fifth of a product of few rows.
+ * computed, the memory that is packed next is asked for: else the core would wait for it, and long
+ * where few rows pass by.
  */
 
 /* Turn 16 vectors of 16 over: four rounds that interleave the halves. */

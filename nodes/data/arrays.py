@@ -13,7 +13,7 @@ from nodes.data.dataset import PIXEL, Dataset
 from nodes.data.npzfile import MEMBERS
 from nodes.data.transform import Transform
 from nodes.errors import DataError
-from paramserver.errors import NotReady
+from paramserver.errors import NotReady, UserError
 
 ARRAYS_FILE = "data.npz"
 
@@ -27,7 +27,8 @@ def write_arrays(data: InMemory, path: Path) -> dict[str, Any]:
     A data set's rows are written as a network takes them, for nobody to prepare them again.
 
     Raises:
-        DataError: these are no arrays of numbers, or there is such a file already.
+        DataError: these are no arrays of numbers.
+        UserError: there is such a file already.
         NotReady: the disk is full, or the folder cannot be written to.
     """
     keys: dict[str, Any] = {"data.source": "npz", "data.path": str(path)}
@@ -43,7 +44,7 @@ def write_arrays(data: InMemory, path: Path) -> dict[str, Any]:
         with path.open("xb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
     except FileExistsError:
-        raise DataError(f"{path} is there already: give the run another folder") from None
+        raise UserError(f"{path} is there already: give the run another folder") from None
     except OSError as error:
         path.unlink(missing_ok=True)
         raise NotReady(f"cannot write {path}: {error.strerror}: free some space there") from error

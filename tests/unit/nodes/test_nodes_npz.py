@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from nodes.data import DataConfig, Dataset, load_dataset
+from nodes.data.arrays import write_arrays
 from nodes.errors import DataError
+from paramserver.errors import UserError
 
 X = np.arange(60, dtype=np.float64).reshape(20, 3)
 Y = np.arange(20) % 4
@@ -138,3 +140,10 @@ def test_a_header_that_promises_too_much_takes_no_memory(path: Path) -> None:
         archive.writestr("x.npy", b"nonsense")
     with pytest.raises(DataError, match=r"array 'x': not a valid \.npy header"):
         load_dataset(DataConfig(path=path))
+
+
+def test_a_file_that_is_there_is_not_written_over(path: Path) -> None:
+    path.write_text("precious")
+    with pytest.raises(UserError, match=rf"{path} is there already: give the run another folder"):
+        write_arrays((X, Y), path)
+    assert path.read_text() == "precious"
