@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from kernels.building import building
 from kernels.conv_layout import Layer, Layout, Room, Tables
-from kernels.program import Located, OpenDevice, source
+from kernels.device.build_lock import building
+from kernels.device.device import Located, OpenDevice, source
 from kernels.windows import Window
 
 GROUP = 8

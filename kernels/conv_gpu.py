@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from kernels.building import building
 from kernels.conv_layout import Layer, Layout, Room, Tables
-from kernels.program import Kernel, Located, OpenDevice, define, source
+from kernels.device.build_lock import building
+from kernels.device.device import Kernel, Located, OpenDevice, define, source
 
 SPAN = 64
 """Rows and columns of a work-group's tile."""

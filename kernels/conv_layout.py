@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from kernels.device.device import OpenDevice
 from kernels.errors import KernelError
-from kernels.program import OpenDevice
 from kernels.windows import Pair, Window
 
 

@@ -9,7 +9,7 @@ from kernels.activations import activation as find_activation
 from kernels.conv_cpu import CpuConvolution
 from kernels.conv_gpu import GpuConvolution
 from kernels.conv_layout import Layer
-from kernels.program import Located, OpenDevice
+from kernels.device.device import Located, OpenDevice
 
 __all__ = ["Convolution", "Layer"]
 

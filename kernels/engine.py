@@ -1,6 +1,6 @@
 """Open an engine for the device a person chose, or what a server needs of one."""
 
-from kernels.device import choose, numpy_device
+from kernels.device.discovery import choose, numpy_device
 from kernels.errors import DeviceError
 from kernels.interface import Array, DeviceRule, Engine, Form, Mirror, Replay, RuleHost, Shared
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from kernels.activations import activation as find_activation
 from kernels.cut import FORMS, HEIGHT, Choice, Cut, ShapeClass, Tile, best_cut, shape_class
+from kernels.device.device import Kernel, Located, OpenDevice, define, source
 from kernels.interface import Form
-from kernels.program import Kernel, Located, OpenDevice, define, source
 
 DEPTH = 272
 """Rows of B that are packed at a time, at most: 17 KiB a narrow panel, in a core's first cache."""

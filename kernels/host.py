@@ -17,7 +17,7 @@ from kernels.checks import (
     check_rule,
     check_view,
 )
-from kernels.device import DeviceInfo
+from kernels.device.discovery import DeviceInfo
 from kernels.errors import DeviceError, KernelError
 from kernels.interface import Array, DeviceRule, Form
 from kernels.operation import Operation

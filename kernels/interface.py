@@ -6,7 +6,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from kernels.device import DeviceInfo
+from kernels.device.discovery import DeviceInfo
 from kernels.operation import Operation
 from kernels.rule_twin import RuleSpec
 from kernels.windows import Window

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from kernels.checks import check_put
+from kernels.device.device import OpenDevice
 from kernels.interface import Array
-from kernels.program import OpenDevice
 
 
 class SharedMirror:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from kernels.building import building
 from kernels.checks import (
     check_convolution,
     check_matmul,
@@ -17,16 +16,17 @@ from kernels.checks import (
     check_view,
 )
 from kernels.convolution import Convolution, Layer
-from kernels.device import DeviceInfo
+from kernels.device.build_lock import building
+from kernels.device.device import Located, OpenDevice, Replay
+from kernels.device.discovery import DeviceInfo
+from kernels.device.memory import host_bytes
+from kernels.device.thread_affinity import POCL
 from kernels.errors import KernelError
 from kernels.gemm import Gemm, gemm_sources
 from kernels.interface import Array, DeviceRule, Form, Mirror
-from kernels.memory import host_bytes
 from kernels.mirror import SharedArray, SharedMirror
 from kernels.operation import Operation
 from kernels.operations import Operations
-from kernels.placement import POCL
-from kernels.program import Located, OpenDevice, Replay
 from kernels.rule_kernel import RuleProgram
 from kernels.rule_twin import RuleSpec, coefficients, state_count
 from kernels.tuning import Found, prepare, tune

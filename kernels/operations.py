@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from kernels.building import building
+from kernels.device.build_lock import building
+from kernels.device.device import Kernel, Located, OpenDevice, source
 from kernels.operation import Operation
-from kernels.program import Kernel, Located, OpenDevice, source
 
 ITEMS_A_UNIT = 4
 """Work-items for each of a CPU's compute units, where the grain allows so many: enough to share."""

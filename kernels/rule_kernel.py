@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kernels.building import building
-from kernels.device import DeviceInfo
-from kernels.program import Located, OpenDevice, define, source
+from kernels.device.build_lock import building
+from kernels.device.device import Located, OpenDevice, define, source
+from kernels.device.discovery import DeviceInfo
 from kernels.rule_twin import RULES, Coefficients, RuleSpec, Update, coefficients, state_count
 
 SHARE = 16384

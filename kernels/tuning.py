@@ -17,12 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
-from kernels.building import building, cache_folder
 from kernels.cut import CLASSES, Choice, ShapeClass
+from kernels.device.build_lock import building
+from kernels.device.cache import cache_folder
+from kernels.device.device import Located, OpenDevice, Replay
+from kernels.device.thread_affinity import POCL
 from kernels.errors import DeviceError
 from kernels.gemm import Gemm, gemm_sources
-from kernels.placement import POCL
-from kernels.program import Located, OpenDevice, Replay
 
 FORMAT = 1
 SHORT, LONG = 10.0, 90.0

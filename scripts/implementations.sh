@@ -34,7 +34,7 @@ on_intel() {
 test_on_intel() {
   # A platform without a device is passed over, and the tests would pass on numpy alone.
   on_intel "$venv/bin/python" -c '
-from kernels.device import devices
+from kernels.device.discovery import devices
 assert [info.platform for info in devices()] == ["Intel(R) OpenCL"], devices()' || return
   on_intel "$@" tests/device
 }

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from kernels.device import DeviceInfo
+from kernels.device.discovery import DeviceInfo
 from kernels.engine import Engine, open_engine
 from kernels.errors import KernelError
 from nodes.data import load_dataset

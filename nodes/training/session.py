@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kernels.device import choose
+from kernels.device.discovery import choose
 from kernels.errors import KernelError
 from nodes.data import load_dataset
 from nodes.data.schema import Schema

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from kernels.device import numpy_device
+from kernels.device.discovery import numpy_device
 from kernels.host import NumpyEngine
 from kernels.interface import Array, Engine, Form
 from kernels.ops import losses, random, reductions

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from kernels.device import INSTALL_HINT, DeviceInfo, pip_has_no_cpu_device
+from kernels.device.discovery import INSTALL_HINT, DeviceInfo, pip_has_no_cpu_device
 from kernels.measure import Measurement
 from paramserver.doctor.child import started
 from paramserver.doctor.report import Report

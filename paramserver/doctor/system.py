@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from kernels.device import pip_has_no_cpu_device
+from kernels.device.discovery import pip_has_no_cpu_device
 from paramserver.doctor.report import Report
 
 QUERY_WITHIN = 5.0

@@ -11,7 +11,7 @@ import sys
 import time
 from dataclasses import asdict, astuple
 
-from kernels.device import devices
+from kernels.device.discovery import devices
 from kernels.engine import open_engine
 from kernels.errors import KernelError
 from kernels.measure import measure

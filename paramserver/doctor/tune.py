@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from kernels.device import DeviceInfo
+from kernels.device.discovery import DeviceInfo
 from paramserver.doctor.child import LONGEST, started
 from paramserver.doctor.devices import TRIAL, find_devices, no_device_hint
 from paramserver.doctor.report import Report

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from kernels.device import choose, devices
+from kernels.device.discovery import choose, devices
 from kernels.engine import Engine, open_engine
 from kernels.opencl import OpenCLEngine
 

@@ -5,11 +5,11 @@ import pyopencl as cl
 import pytest
 from exchange import get
 
+from kernels.device.device import POCL
 from kernels.engine import Engine, open_engine
 from kernels.errors import DeviceError
 from kernels.opencl import OpenCLEngine
 from kernels.ops.vectors import fill
-from kernels.program import POCL
 
 MEBIBYTE = 1 << 20
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from kernels.device import choose, devices
-from kernels.program import OpenDevice
+from kernels.device.device import OpenDevice
+from kernels.device.discovery import choose, devices
 
 FAULTY = """
 __kernel void past_the_end(__global float *a) { a[get_global_id(0)] = 1; }

@@ -115,7 +115,7 @@ def test_waits_are_counted(engine: Engine) -> None:
 
 
 def test_arrays_of_another_engine_are_refused(opencl: OpenCLEngine) -> None:
-    from kernels.device import numpy_device
+    from kernels.device.discovery import numpy_device
     from kernels.host import NumpyEngine
 
     other = NumpyEngine(numpy_device())

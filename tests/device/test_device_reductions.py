@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from exchange import get, normal, put
 
-from kernels.device import numpy_device
+from kernels.device.discovery import numpy_device
 from kernels.engine import Engine
 from kernels.errors import KernelError
 from kernels.host import NumpyEngine

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from exchange import get, normal, put
 
-from kernels.device import devices
+from kernels.device.discovery import devices
 from kernels.engine import Array, Engine
 from kernels.opencl import OpenCLEngine
 from kernels.ops import (

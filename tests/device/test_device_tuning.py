@@ -10,10 +10,10 @@ from exchange import get, normal, put
 
 from kernels import tuning
 from kernels.cut import CLASSES, Choice
+from kernels.device.device import OpenDevice
 from kernels.engine import Form
 from kernels.gemm import Gemm
 from kernels.opencl import OpenCLEngine
-from kernels.program import OpenDevice
 
 pytestmark = pytest.mark.heavy
 

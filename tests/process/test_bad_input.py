@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kernels.device import devices
+from kernels.device.discovery import devices
 from tests.support.process import Running, run
 
 pytestmark = pytest.mark.usefixtures("no_orphans")

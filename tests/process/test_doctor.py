@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kernels.device import devices, pip_has_no_cpu_device
+from kernels.device.discovery import devices, pip_has_no_cpu_device
 from paramserver.doctor import devices as examining
 from paramserver.doctor import network
 from paramserver.doctor.child import started

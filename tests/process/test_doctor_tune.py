@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kernels.device import numpy_device
+from kernels.device.discovery import numpy_device
 from paramserver.doctor import tune
 from tests.support.process import ROOT, run
 

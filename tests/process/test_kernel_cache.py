@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from kernels.device import devices
-from kernels.program import POCL
+from kernels.device.device import POCL
+from kernels.device.discovery import devices
 from tests.support.process import run
 
 LD = """#!/bin/sh

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kernels.device import numpy_device
+from kernels.device.discovery import numpy_device
 from kernels.engine import Array
 from kernels.host import HostArray, HostMirror, NumpyEngine
 

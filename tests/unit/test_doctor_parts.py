@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from kernels.device import numpy_device
+from kernels.device.discovery import numpy_device
 from kernels.host import NumpyEngine
 from kernels.interface import Array
 from kernels.measure import Measurement

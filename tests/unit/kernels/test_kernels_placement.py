@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from kernels.placement import POCL, spreading
+from kernels.device.thread_affinity import POCL, spreading
 
 CORES = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
 

@@ -8,7 +8,7 @@ import pytest
 from float64_engine import exact_learner
 from pydantic import ValidationError
 
-from kernels.device import devices
+from kernels.device.discovery import devices
 from kernels.engine import Engine, open_engine
 from nodes.data import DataConfig, load_dataset
 from nodes.errors import ModelError

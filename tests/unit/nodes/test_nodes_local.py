@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kernels.device import devices, numpy_device
+from kernels.device.discovery import devices, numpy_device
 from kernels.engine import Engine, open_engine
 from kernels.host import HostArray, NumpyEngine
 from kernels.ops import reductions, vectors

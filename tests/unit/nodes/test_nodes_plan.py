@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from kernels.device import devices
+from kernels.device.discovery import devices
 from kernels.engine import open_engine
 from kernels.opencl import OpenCLEngine
 from nodes.models import Model, ModelConfig

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import nodes
-from kernels.device import devices
+from kernels.device.discovery import devices
 from kernels.engine import open_engine
 from nodes.data import DataConfig, Dataset, Schema, load_dataset
 from nodes.errors import DataError, ModelError

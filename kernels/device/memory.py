@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyopencl as cl
 
-from kernels.device import DeviceInfo
+from kernels.device.discovery import DeviceInfo
 from kernels.errors import DeviceError
 
 

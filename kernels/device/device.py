@@ -13,11 +13,11 @@ import numpy as np
 import pyopencl as cl
 
 from kernels.activations import ACTIVATIONS, LEAK
-from kernels.device import DeviceInfo, found_devices
+from kernels.device.discovery import DeviceInfo, found_devices
+from kernels.device.failures import Translating, check_ended_well
+from kernels.device.memory import Buffer, DeviceMemory
+from kernels.device.thread_affinity import POCL
 from kernels.errors import DeviceError, KernelError
-from kernels.memory import Buffer, DeviceMemory
-from kernels.placement import POCL
-from kernels.translating import Translating, check_ended_well
 
 Located = tuple[Any, int]
 """A buffer and an offset in elements."""

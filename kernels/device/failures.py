@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import pyopencl as cl
 
-from kernels.device import DeviceInfo
+from kernels.device.discovery import DeviceInfo
 from kernels.errors import DeviceError
 
 _OUT_OF_MEMORY = (

@@ -6,9 +6,6 @@ The first process of a host to meet a device and a source builds, the others wai
 
 import fcntl
 import hashlib
-import os
-import stat
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +13,8 @@ from pathlib import Path
 
 import pyopencl as cl
 
-from kernels.device import DeviceInfo
+from kernels.device.cache import cache_folder
+from kernels.device.discovery import DeviceInfo
 from kernels.errors import DeviceError
 
 BUILD_DEADLINE = 120.0
@@ -58,33 +56,3 @@ def _lock(descriptor: int, path: Path) -> None:
             time.sleep(0.05)
         else:
             return
-
-
-def cache_folder() -> Path:
-    """Return the folder for locks in the user's cache, or in the temporary folder without one.
-
-    Raises:
-        DeviceError: others may write to the temporary folder's, so what it holds proves nothing.
-    """
-    base = os.environ.get("XDG_CACHE_HOME")
-    folder = (Path(base) if base else Path.home() / ".cache") / "paramserver" / "kernels"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        folder = Path(tempfile.gettempdir()) / f"paramserver-kernels-{os.getuid()}"
-        try:
-            folder.mkdir(mode=0o700, exist_ok=True)
-            found = folder.lstat()
-            own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
-            if own and found.st_mode & 0o022:
-                folder.chmod(0o700)
-        except OSError as error:
-            own, why = False, f" ({error.strerror})"
-        else:
-            why = ""
-        if not own:
-            raise DeviceError(
-                f"{folder} is not a folder of your own{why}: remove it, or set XDG_CACHE_HOME to "
-                "one that is"
-            ) from None
-    return folder

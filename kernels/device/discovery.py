@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from kernels.device.thread_affinity import spreading
 from kernels.errors import DeviceError
-from kernels.placement import spreading
 
 INSTALL_HINT = (
     'install one (pip install "pyopencl[pocl]" brings a CPU device on Linux x86-64; a GPU\'s comes '
