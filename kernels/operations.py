@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from kernels.device.build_lock import building
 from kernels.device.device import Kernel, Located, OpenDevice, source
 from kernels.operation import Operation
 
@@ -46,7 +45,7 @@ class Operations:
         """Build an operation's kernel, and run it over nothing: many devices compile only then."""
         device = self._device
         text = source("common.cl", operation.source)
-        with building(device.info, [text, operation.name]):
+        with device.building([text, operation.name]):
             program = self._programs.get(operation.source)
             if program is None:
                 program = self._programs[operation.source] = device.build(text, {})

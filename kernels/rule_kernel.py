@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kernels.device.build_lock import building
 from kernels.device.device import Located, OpenDevice, define, source
 from kernels.device.discovery import DeviceInfo
 from kernels.rule_twin import RULES, Coefficients, RuleSpec, Update, coefficients, state_count
@@ -45,7 +44,7 @@ class RuleProgram:
         values = {**codes, "RULE": RULES.index(spec.name), "STATES": self._states}
         text = define(values) + source("common.cl", "rules.cl")
         types = (*(None, np.uint64) * 5, np.uint64, np.int32, *(np.float32,) * 10)
-        with building(device.info, [text]):
+        with device.building([text]):
             self._kernel = device.kernel(device.build(text, {}), "apply_rule", types)
             self._warm()
 

@@ -4,7 +4,7 @@ import shutil
 import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from importlib.resources import files
 from typing import Any, NamedTuple
@@ -13,10 +13,14 @@ import numpy as np
 import pyopencl as cl
 
 from kernels.activations import ACTIVATIONS, LEAK
+from kernels.device.build_lock import building
+from kernels.device.cache import cache_folder
 from kernels.device.discovery import DeviceInfo, found_devices
 from kernels.device.failures import Translating, check_ended_well
 from kernels.device.memory import Buffer, DeviceMemory
+from kernels.device.target_cpu import cache_name, own_level
 from kernels.device.thread_affinity import POCL
+from kernels.device.trial import Tell
 from kernels.errors import DeviceError, KernelError
 
 Located = tuple[Any, int]
@@ -114,17 +118,22 @@ class OpenDevice:
     It belongs to one thread at a time.
     """
 
-    def __init__(self, info: DeviceInfo, memory: float | None = None) -> None:
+    def __init__(
+        self, info: DeviceInfo, memory: float | None = None, tell: Tell = lambda _: None
+    ) -> None:
         """Open a device.
 
         Args:
             info: which; the engine of another type is had by saying another type here.
             memory: what its buffers may take: bytes, or up to 1 a share of what it has.
+            tell: is told of what takes long.
 
         Raises:
             DeviceError: it is gone, or cannot be opened.
         """
         self.info = info
+        self.tell = tell
+        self._told = False
         self.lanes = 16 if info.type == "cpu" else 1
         self._copies: list[tuple[Any, Any]] = []
         self._retired: list[np.ndarray] = []
@@ -150,37 +159,58 @@ class OpenDevice:
             self.queue = cl.CommandQueue(self.context)
             self.memory = DeviceMemory(info, self.context, memory)
 
-    @cached_property
+    @property
     def wide(self) -> bool:
         """Whether the device's compiler makes instructions of 16 floats (AVX-512)."""
-        return self.info.type == "cpu" and self._vector_width() == 16
+        return self.width == 16
+
+    @cached_property
+    def width(self) -> int:
+        """Floats of the widest instructions that the device's compiler makes; 1 for other than CPUs."""
+        return self._vector_width() if self.info.type == "cpu" else 1
 
     def translating(self, doing: str) -> Translating:
         """Return a context in which pyopencl's errors become DeviceError."""
         return Translating(self.info, doing)
 
+    def building(self, texts: Sequence[str]) -> AbstractContextManager[None]:
+        """Return a context in which kernels of these texts are built, by one process at a time."""
+        return building(self.info, texts, self._first)
+
+    def _first(self) -> None:
+        if not self._told:
+            self._told = True
+            self.tell(f"building kernels for device {self.info}: some seconds, once")
+
     def build(self, text: str, values: Mapping[str, int | str]) -> Any:
         """Build a program from `text` under the shared definitions and `values`."""
         shared = {f"ACTIVATION_{entry.name.upper()}": entry.code for entry in ACTIVATIONS.values()}
-        whole = define({"LANES": self.lanes, "LEAK": f"{LEAK}f", **shared, **values}) + text
+        # The name of what it is built for is a part of the text, and so of any cache's key.
+        title = f"/* {cache_name(self.info.target, own_level())} */\n"
+        whole = title + define({"LANES": self.lanes, "LEAK": f"{LEAK}f", **shared, **values}) + text
         with self.translating("build its kernels"), warnings.catch_warnings():
             # Compilers write remarks to the log; a real fault is an error. PoCL 3.0 loses a
             # program's kernels over clang's warnings, which it gives for every float16 passed to
             # a function where the CPU has no AVX-512.
             warnings.simplefilter("ignore", cl.CompilerWarning)
             try:
-                return cl.Program(self.context, whole).build(["-w"])
+                return self._build(whole)
             except cl.RuntimeError as error:
                 # LLVM removes its temporary files where the process gets a signal to end, though the
                 # process may end later, in good order, and needs the kernels until then.
                 if "No such file" not in str(error):
                     raise
-                return cl.Program(self.context, whole).build(["-w"])
+                return self._build(whole)
+
+    def _build(self, text: str) -> Any:
+        """Build a program; where the driver keeps none on disk, pyopencl does so in our folder."""
+        kept = str(cache_folder() / "pyopencl")
+        return cl.Program(self.context, text).build(["-w"], cache_dir=kept)
 
     def _vector_width(self) -> int:
         """Ask the device's compiler what it compiles for, which may be less than the CPU has.
 
-        PoCL 3.0 (LLVM 14) takes an AMD CPU with AVX-512 for one without, though its
+        As found, PoCL 3.0 (LLVM 14) takes an AMD CPU with AVX-512 for one without, though its
         CL_DEVICE_NATIVE_VECTOR_WIDTH_FLOAT says 16. The kernel is never run.
         """
         program = self.build(source("width.cl"), {})

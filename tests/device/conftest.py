@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from kernels.device.discovery import choose, devices
+from kernels.device.choice import choose
+from kernels.device.discovery import devices
 from kernels.engine import Engine, open_engine
 from kernels.opencl import OpenCLEngine
 
