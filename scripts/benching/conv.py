@@ -56,7 +56,10 @@ def cases(quick: bool) -> list[Case]:
 async def run(settings: Settings, sheet: Sheet) -> None:
     """Measure every convolution on both sides."""
     against = "torch" if has_torch() else "numpy"
-    async with side("conv", "ours", settings) as ours, side("conv", against, settings) as other:
+    async with (
+        side("conv", "ours", settings, ours=True) as ours,
+        side("conv", against, settings, ours=False) as other,
+    ):
         await begun(ours, other)
         sheet.note(f"ours: {ours.about}")
         sheet.note(f"other: {other.about}")

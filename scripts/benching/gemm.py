@@ -51,7 +51,10 @@ def _case(form: str, m: int, n: int, k: int) -> Case:
 
 async def run(settings: Settings, sheet: Sheet) -> None:
     """Measure every product on both sides."""
-    async with side("gemm", "ours", settings) as ours, side("gemm", "numpy", settings) as other:
+    async with (
+        side("gemm", "ours", settings, ours=True) as ours,
+        side("gemm", "numpy", settings, ours=False) as other,
+    ):
         await begun(ours, other)
         sheet.note(f"ours: {ours.about}")
         sheet.note(f"other: {other.about}")

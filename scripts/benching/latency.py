@@ -31,15 +31,16 @@ async def run(settings: Settings, sheet: Sheet) -> None:
     server, client = settings.pair
     async with AsyncExitStack() as stack:
 
-        async def started(name: str, core: int, address: str = "") -> Side:
+        async def started(name: str, core: int, address: str = "", *, ours: bool) -> Side:
             return await stack.enter_async_context(
-                side("latency", name, settings, cores=(core,), address=address)
+                side("latency", name, settings, ours=ours, cores=(core,), address=address)
             )
 
-        shard, echo = await started("shard", server), await started("echo_server", server)
+        shard = await started("shard", server, ours=True)
+        echo = await started("echo_server", server, ours=False)
         await begun(shard, echo)
-        ours = await started("ours", client, shard.address)
-        other = await started("echo_client", client, echo.address)
+        ours = await started("ours", client, shard.address, ours=True)
+        other = await started("echo_client", client, echo.address, ours=False)
         await begun(ours, other)
         sheet.note(f"on both sides the server on core {server}, the client on core {client}")
         trips = [Case(f"{kind}/1kB", "µs", given={"kind": kind}) for kind in ("push", "pull")]

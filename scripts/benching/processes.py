@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from tempfile import TemporaryFile
 from typing import IO, Any
 
+from benching import environments
 from benching.busy import at_rest
 from benching.rows import Case
 from benching.suites import Settings
 from benching.tied import command
-from nodes.training.peers import environment
 from paramserver.doctor.child import Child
 from paramserver.errors import NotReady, from_wire
 
@@ -89,13 +88,15 @@ async def side(
     name: str,
     settings: Settings,
     *,
+    ours: bool,
     cores: tuple[int, ...] | None = None,
     **more: Any,
 ) -> AsyncIterator[Side]:
-    """Start a side of a suite on ``cores``, all of them unless given, with a thread for each.
+    """Start a side of a suite on ``cores``, all of them unless given.
 
-    The side is told ``more`` with its settings; `begun` waits for it. It ends with the context, and
-    whenever this process does.
+    Ours has a thread for each core, as a peer has; another side has nothing in its environment that
+    would hold it back. The side is told ``more`` with its settings; `begun` waits for it. It ends
+    with the context, and whenever this process does.
     """
     cores = settings.cores if cores is None else cores
     threads = len(set(cores))
@@ -107,7 +108,7 @@ async def side(
             stdout=asyncio.subprocess.PIPE,
             stderr=errors,
             start_new_session=True,
-            env={**os.environ, **environment(threads)},
+            env=environments.ours(threads) if ours else environments.others(),
         )
         made = Side(f"{suite}, side {name}", process, errors)
         try:

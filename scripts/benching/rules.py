@@ -56,7 +56,10 @@ def arrays_moved(rule: str) -> int:
 
 async def run(settings: Settings, sheet: Sheet) -> None:
     """Measure every rule and size on both sides."""
-    async with side("rules", "ours", settings) as ours, side("rules", "numpy", settings) as other:
+    async with (
+        side("rules", "ours", settings, ours=True) as ours,
+        side("rules", "numpy", settings, ours=False) as other,
+    ):
         await begun(ours, other)
         sheet.note(f"ours: {ours.about}")
         sheet.note(f"other: {other.about}")

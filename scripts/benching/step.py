@@ -71,7 +71,10 @@ def has_torch() -> bool:
 async def run(settings: Settings, sheet: Sheet) -> None:
     """Measure every step on both sides."""
     against = "torch" if has_torch() else "numpy"
-    async with side("step", "ours", settings) as ours, side("step", against, settings) as other:
+    async with (
+        side("step", "ours", settings, ours=True) as ours,
+        side("step", against, settings, ours=False) as other,
+    ):
         await begun(ours, other)
         sheet.note(f"ours: {ours.about}")
         sheet.note(f"other: {other.about}")

@@ -45,21 +45,21 @@ async def run(settings: Settings, sheet: Sheet) -> None:
         data, words = find_data(folder, quick=settings.quick)
         sheet.note(f"data: {words}")
 
-        async def started(name: str, *on: int, **more: Any) -> Side:
+        async def started(name: str, *on: int, ours: bool, **more: Any) -> Side:
             return await stack.enter_async_context(
-                side("train", name, settings, cores=on, data=data, **more)
+                side("train", name, settings, ours=ours, cores=on, data=data, **more)
             )
 
         other: Contender
         if has_torch():
             meeting = f"file://{folder}/meeting"
             sides = [
-                await started("rank", core, rank=rank, meeting=meeting)
+                await started("rank", core, ours=False, rank=rank, meeting=meeting)
                 for rank, core in enumerate(settings.pair)
             ]
             other, against = Ranks(sides), "torch DDP"
         else:
-            sides = [await started("alone", *cores)]
+            sides = [await started("alone", *cores, ours=True)]
             other, against = sides[0], "one process"
         await begun(*sides)
         sheet.note(f"other: {sides[0].about}")

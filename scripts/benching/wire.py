@@ -48,13 +48,16 @@ async def run(settings: Settings, sheet: Sheet) -> None:
     """Measure every transfer on both sides."""
     async with AsyncExitStack() as stack:
 
-        async def started(name: str, address: str = "") -> Side:
-            return await stack.enter_async_context(side("wire", name, settings, address=address))
+        async def started(name: str, address: str = "", *, ours: bool) -> Side:
+            return await stack.enter_async_context(
+                side("wire", name, settings, ours=ours, address=address)
+            )
 
-        shard, raw = await started("shard"), await started("raw_server")
+        shard = await started("shard", ours=True)
+        raw = await started("raw_server", ours=False)
         await begun(shard, raw)
-        ours = await started("ours", shard.address)
-        other = await started("raw_client", raw.address)
+        ours = await started("ours", shard.address, ours=True)
+        other = await started("raw_client", raw.address, ours=False)
         await begun(ours, other)
         transfers = cases(settings.quick)
         sheet.note(f"both sides on cores {', '.join(str(core) for core in settings.cores)}")
