@@ -12,7 +12,7 @@ from benching.conversation import Conversation
 from benching.gemm import blas, threads
 from benching.printing import Sheet
 from benching.processes import begun, side
-from benching.rows import Case
+from benching.rows import Case, Ready
 from benching.step import has_torch, load_torch
 from benching.suites import Settings, Suite
 from benching.timing import Loop, Looped, sets_for
@@ -63,7 +63,7 @@ async def run(settings: Settings, sheet: Sheet) -> None:
         await begun(ours, other)
         sheet.note(f"ours: {ours.about}")
         sheet.note(f"other: {other.about}")
-        await compare(sheet, "conv", cases(settings.quick), ours, other, against, settings.turns)
+        await compare(sheet, "conv", cases(settings.quick), ours, {against: other}, settings.turns)
 
 
 SUITE = Suite(
@@ -104,7 +104,7 @@ class Ours(Looped):
         self._engine = engine
         self._quick = quick
 
-    async def prepare(self, *, back: str | None = None, **given: Any) -> float:
+    async def prepare(self, *, back: str | None = None, **given: Any) -> Ready:
         """Bring the arrays to the device, and run each set once."""
         engine, problem = self._engine, Problem(**given)
         steps: list[Replay] = []
@@ -131,7 +131,7 @@ class Ours(Looped):
         for there, to in zip(results[0], found, strict=True):
             engine.download(there, to)
         engine.wait()
-        return checksum(*found)
+        return Ready(checksum(*found))
 
 
 class Torch(Looped):
@@ -141,7 +141,7 @@ class Torch(Looped):
         self._torch = torch
         self._quick = quick
 
-    async def prepare(self, *, back: str | None = None, **given: Any) -> float:
+    async def prepare(self, *, back: str | None = None, **given: Any) -> Ready:
         """Make the arrays, and run each set once."""
         torch, problem = self._torch, Problem(**given)
         sets = [[torch.from_numpy(array) for array in arrays] for arrays in problem.sets]
@@ -157,7 +157,7 @@ class Torch(Looped):
             return backward(delta, x, w, None, ones, padding, ones, False, zeros, 1, wanted)
 
         self.loop = Loop(step, len(sets), quick=self._quick)
-        return checksum(*(array.numpy() for array in step(0) if array is not None))
+        return Ready(checksum(*(array.numpy() for array in step(0) if array is not None)))
 
 
 class Numpy(Looped):
@@ -166,7 +166,7 @@ class Numpy(Looped):
     def __init__(self, *, quick: bool) -> None:
         self._quick = quick
 
-    async def prepare(self, *, back: str | None = None, **given: Any) -> float:
+    async def prepare(self, *, back: str | None = None, **given: Any) -> Ready:
         """Make the arrays, and run each set once."""
         problem = Problem(**given)
         x, w, _ = problem.sets[0]
@@ -183,7 +183,7 @@ class Numpy(Looped):
 
         self.loop = Loop(step, len(problem.sets), quick=self._quick)
         step(0)
-        return checksum(*([out] if back is None else [by_w, by_x][: 1 + (back == "both")]))
+        return Ready(checksum(*([out] if back is None else [by_w, by_x][: 1 + (back == "both")])))
 
 
 async def ours_side(conversation: Conversation) -> None:

@@ -11,7 +11,7 @@ from benching.comparing import compare
 from benching.conversation import Conversation
 from benching.printing import Sheet
 from benching.processes import begun, side
-from benching.rows import Case
+from benching.rows import Case, Ready
 from benching.suites import Settings, Suite
 from benching.timing import Loop, Looped, sets_for
 from kernels.engine import Array, Engine, Form, Replay, open_engine
@@ -59,7 +59,7 @@ async def run(settings: Settings, sheet: Sheet) -> None:
         sheet.note(f"ours: {ours.about}")
         sheet.note(f"other: {other.about}")
         products = cases(settings.quick)
-        await compare(sheet, "gemm", products, ours, other, "numpy", settings.turns)
+        await compare(sheet, "gemm", products, ours, {"numpy": other}, settings.turns)
 
 
 SUITE = Suite(
@@ -97,7 +97,7 @@ class Ours:
         self._engine = engine
         self._quick = quick
 
-    async def prepare(self, form: Form, m: int, n: int, k: int) -> float:
+    async def prepare(self, form: Form, m: int, n: int, k: int) -> Ready:
         """Bring the inputs to the device, and multiply each set once."""
         engine = self._engine
         sets: list[tuple[Array, Array, Array]] = []
@@ -119,7 +119,7 @@ class Ours:
         result = np.empty((m, n), np.float32)
         engine.download(sets[0][2], result)
         engine.wait()
-        return checksum(result)
+        return Ready(checksum(result))
 
     async def measure(self) -> dict[str, float]:
         """Multiply with one wait at the end, then with one after each product."""
@@ -135,7 +135,7 @@ class Numpy(Looped):
     def __init__(self, *, quick: bool) -> None:
         self._quick = quick
 
-    async def prepare(self, form: str, m: int, n: int, k: int) -> float:
+    async def prepare(self, form: str, m: int, n: int, k: int) -> Ready:
         """Make the inputs, and multiply each set once."""
         sets = [
             (a.T if form == "tn" else a, b.T if form == "nt" else b, np.empty((m, n), np.float32))
@@ -147,7 +147,7 @@ class Numpy(Looped):
             np.matmul(a, b, out=out)
 
         self.loop = Loop(multiply, len(sets), quick=self._quick)
-        return checksum(sets[0][2])
+        return Ready(checksum(sets[0][2]))
 
 
 def blas() -> str:

@@ -15,7 +15,7 @@ from benching.conversation import Conversation
 from benching.gemm import blas, threads
 from benching.printing import Sheet
 from benching.processes import begun, side
-from benching.rows import Case
+from benching.rows import Case, Ready
 from benching.suites import Settings, Suite
 from benching.timing import Loop, Looped
 from kernels.engine import Engine, open_engine
@@ -81,7 +81,7 @@ async def run(settings: Settings, sheet: Sheet) -> None:
         steps = cases(settings.quick)
         if against == "numpy":
             steps = [case for case in steps if not case.name.startswith("lenet")]
-        await compare(sheet, "step", steps, ours, other, against, settings.turns)
+        await compare(sheet, "step", steps, ours, {against: other}, settings.turns)
 
 
 SUITE = Suite(
@@ -122,7 +122,7 @@ class Ours(Looped):
         self._runner = RuleRunner(engine, RuleSpec("sgd"))
         self._quick = quick
 
-    async def prepare(self, network: str, batch: int) -> float:
+    async def prepare(self, network: str, batch: int) -> Ready:
         """Make network and minibatches."""
         model, runner = model_of(network), self._runner
         data = minibatches(model, batch)
@@ -137,7 +137,7 @@ class Ours(Looped):
 
         losses = [step(number) for number in range(AGREE_AFTER + 1)]
         self.loop = Loop(step, len(data), quick=self._quick)
-        return losses[-1]
+        return Ready(losses[-1])
 
 
 class Torch(Looped):
@@ -147,7 +147,7 @@ class Torch(Looped):
         self._torch = torch
         self._quick = quick
 
-    async def prepare(self, network: str, batch: int) -> float:
+    async def prepare(self, network: str, batch: int) -> Ready:
         """Make network and minibatches."""
         torch = self._torch
         model = model_of(network)
@@ -169,7 +169,7 @@ class Torch(Looped):
 
         losses = [step(number) for number in range(AGREE_AFTER + 1)]
         self.loop = Loop(step, len(data), quick=self._quick)
-        return losses[-1]
+        return Ready(losses[-1])
 
 
 class Numpy(Looped):
@@ -178,7 +178,7 @@ class Numpy(Looped):
     def __init__(self, *, quick: bool) -> None:
         self._quick = quick
 
-    async def prepare(self, network: str, batch: int) -> float:
+    async def prepare(self, network: str, batch: int) -> Ready:
         """Make network and minibatches."""
         model = model_of(network)
         data, tensors = minibatches(model, batch), tensors_of(model)
@@ -208,7 +208,7 @@ class Numpy(Looped):
 
         losses = [step(number) for number in range(AGREE_AFTER + 1)]
         self.loop = Loop(step, len(data), quick=self._quick)
-        return losses[-1]
+        return Ready(losses[-1])
 
 
 def tensors_of(model: Model) -> list[Floats]:

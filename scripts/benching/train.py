@@ -18,7 +18,7 @@ from benching.conversation import Conversation
 from benching.gemm import threads
 from benching.printing import Sheet
 from benching.processes import Side, begun, side
-from benching.rows import Case
+from benching.rows import Case, Ready
 from benching.running import BATCH, NETWORK, PEERS, Command, find_data
 from benching.step import RATE, has_torch, load_torch, model_of, torch_network
 from benching.suites import Settings, Suite
@@ -68,7 +68,7 @@ async def run(settings: Settings, sheet: Sheet) -> None:
         name = f"{NETWORK}/batch{BATCH}"
         case = Case(name, "examples/s", 1.0)
         turns = QUICK_TURNS if settings.quick else TURNS
-        await compare(sheet, "train", [case], ours, other, against, turns)
+        await compare(sheet, "train", [case], ours, {against: other}, turns)
 
 
 SUITE = Suite(
@@ -85,9 +85,15 @@ class Ranks:
     def __init__(self, sides: list[Side]) -> None:
         self._sides = sides
 
-    async def prepare(self, case: Case) -> None:
+    @property
+    def about(self) -> str:
+        """What they are, once they have begun."""
+        return self._sides[0].about
+
+    async def prepare(self, case: Case) -> Ready:
         """Have all get ready at once."""
-        await asyncio.gather(*(one.prepare(case) for one in self._sides))
+        first, *_ = await asyncio.gather(*(one.prepare(case) for one in self._sides))
+        return first
 
     async def measure(self) -> dict[str, float]:
         """Have all train at once; the slowest counts."""
@@ -108,7 +114,7 @@ class Rank:
         self._next = 0
         self.about = f"torch {self._torch.__version__}, {PEERS} processes of 1 thread"
 
-    async def prepare(self) -> None:
+    async def prepare(self) -> Ready:
         """Meet the other rank, load the data, and warm up."""
         torch, settings = self._torch, self._settings
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"
@@ -139,6 +145,7 @@ class Rank:
         self._step = step
         for _ in range(WARM_UP):
             step()
+        return Ready()
 
     async def measure(self) -> dict[str, float]:
         """Train; return the seconds of one example of the global minibatch."""
@@ -159,7 +166,7 @@ class Alone:
         self.about = f"no server, {threads(settings['threads'])} on {self._engine.info}"
         self._next = 0
 
-    async def prepare(self) -> None:
+    async def prepare(self) -> Ready:
         """Load the data and warm up."""
         model, dataset = (
             model_of(NETWORK),
@@ -183,6 +190,7 @@ class Alone:
         self._step = step
         for _ in range(WARM_UP):
             step()
+        return Ready()
 
     async def measure(self) -> dict[str, float]:
         """Train; return the seconds of one example."""
