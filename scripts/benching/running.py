@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from benching.networks import RATE
 from benching.rows import Case, Ready
-from benching.step import RATE
 from benching.suites import Settings
 from benching.tied import command
 from paramserver.errors import NotReady

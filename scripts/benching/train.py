@@ -15,13 +15,15 @@ import numpy as np
 
 from benching.comparing import Contender, compare
 from benching.conversation import Conversation
+from benching.frameworks import is_installed, load
 from benching.gemm import threads
+from benching.networks import RATE, model_of
 from benching.printing import Sheet
 from benching.processes import Side, begun, side
 from benching.rows import Case, Ready
 from benching.running import BATCH, NETWORK, PEERS, Command, find_data
-from benching.step import RATE, has_torch, load_torch, model_of, torch_network
 from benching.suites import Settings, Suite
+from benching.torch_side import network_of
 from kernels.engine import open_engine
 from kernels.rules import RuleRunner, RuleSpec, Update
 from nodes.data import load_dataset, permutation
@@ -51,7 +53,7 @@ async def run(settings: Settings, sheet: Sheet) -> None:
             )
 
         other: Contender
-        if has_torch():
+        if is_installed("torch", sheet):
             meeting = f"file://{folder}/meeting"
             sides = [
                 await started("rank", core, ours=False, rank=rank, meeting=meeting)
@@ -109,10 +111,12 @@ class Rank:
     """One process of PyTorch's DistributedDataParallel over gloo."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        self._torch = load_torch(settings["threads"])
+        self._torch = load("torch")
+        self._torch.set_num_threads(settings["threads"])
         self._settings = settings
         self._next = 0
-        self.about = f"torch {self._torch.__version__}, {PEERS} processes of 1 thread"
+        capability = self._torch.backends.cpu.get_cpu_capability()
+        self.about = f"torch {self._torch.__version__}, {capability}, {PEERS} processes of 1 thread"
 
     async def prepare(self) -> Ready:
         """Meet the other rank, load the data, and warm up."""
@@ -125,7 +129,7 @@ class Rank:
             world_size=PEERS,
             timeout=datetime.timedelta(seconds=60),
         )
-        network = torch.nn.parallel.DistributedDataParallel(torch_network(torch, model_of(NETWORK)))
+        network = torch.nn.parallel.DistributedDataParallel(network_of(torch, model_of(NETWORK)))
         rule = torch.optim.SGD(network.parameters(), lr=RATE)
         dataset = load_dataset(DataConfig.model_validate(settings["data"]))
         x = torch.from_numpy(dataset.train_x.astype(np.float32) * np.float32(dataset.scale))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from benching.busy import at_rest
+from benching.choosing import counts
 from benching.comparing import compare
 from benching.printing import Sheet
 from benching.processes import side
@@ -50,6 +52,7 @@ def test_rows_are_valid_and_the_last_is_their_geometric_mean(tmp_path: Path) -> 
     assert mean["ratio"] == pytest.approx(math.prod(ratios) ** (1 / 3), rel=1e-3)
     assert (mean["worst"], mean["kinds"]["sgd"]) == (min(ratios), ratios[0])
     assert "bench: rules: one update of weights" in done.stderr, "it states what it times"
+    assert "bench: processor: " in done.stderr
 
 
 @pytest.mark.usefixtures("no_orphans")
@@ -103,6 +106,29 @@ def test_what_fails_in_a_side_is_one_line_that_names_it(tmp_path: Path) -> None:
     last = done.stderr.splitlines()[-1]
     assert last.startswith("bench: rules, side ours: device.select = 'abacus' names no device")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.usefixtures("no_orphans")
+def test_frameworks_that_are_missing_or_broken_are_left_out_and_numpy_is_compared_with(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['torch'] = None\n")
+    (tmp_path / "jax.py").write_text("raise OSError('libjax.so: no such file')\n")
+    paths = PATHS | {"PYTHONPATH": f"{tmp_path}:{PATHS['PYTHONPATH']}"}
+    done = run("benching", "step", "--quick", "--json", "--device=numpy", cwd=tmp_path, **paths)
+    assert done.returncode == 0, done.stderr
+    assert "bench: PyTorch is not installed, so it is left out; " in done.stderr
+    assert (
+        "bench: jax is left out: step, side jax: cannot import jax: OSError: libjax.so: no such file\n"
+        in done.stderr
+    )
+    *rows, mean = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["case"] for row in rows] == ["64-64-10/batch32", "64-64-10/batch128"]
+    for row in rows:
+        assert row["against"] == "numpy"
+        assert row["other_is"].startswith("numpy ")
+        assert row["other_threads"] in counts(len(os.sched_getaffinity(0)))
+    assert mean["against"] == "numpy"
 
 
 @pytest.mark.usefixtures("no_orphans")
