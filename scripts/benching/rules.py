@@ -11,7 +11,7 @@ from benching.comparing import compare
 from benching.conversation import Conversation
 from benching.printing import Sheet
 from benching.processes import begun, side
-from benching.rows import Case
+from benching.rows import Case, Ready
 from benching.suites import Settings, Suite
 from benching.timing import Loop, Looped, sets_for
 from kernels.engine import Engine, open_engine
@@ -56,12 +56,15 @@ def arrays_moved(rule: str) -> int:
 
 async def run(settings: Settings, sheet: Sheet) -> None:
     """Measure every rule and size on both sides."""
-    async with side("rules", "ours", settings) as ours, side("rules", "numpy", settings) as other:
+    async with (
+        side("rules", "ours", settings, ours=True) as ours,
+        side("rules", "numpy", settings, ours=False) as other,
+    ):
         await begun(ours, other)
         sheet.note(f"ours: {ours.about}")
         sheet.note(f"other: {other.about}")
         updates = cases(settings.quick)
-        await compare(sheet, "rules", updates, ours, other, "numpy", settings.turns)
+        await compare(sheet, "rules", updates, ours, {"numpy": other}, settings.turns)
 
 
 SUITE = Suite(
@@ -121,7 +124,7 @@ class Ours(Looped):
         self._runners = {rule: RuleRunner(engine, RuleSpec(rule)) for rule in RULES}
         self._quick = quick
 
-    async def prepare(self, rule: str, size: int) -> float:
+    async def prepare(self, rule: str, size: int) -> Ready:
         """Make the arrays, and update each set."""
         sets, runner = sets_of(rule, size), self._runners[rule]
 
@@ -130,7 +133,7 @@ class Ours(Looped):
 
         result = after_two(sets, apply)
         self.loop = Loop(lambda number: apply(sets[number]), len(sets), quick=self._quick)
-        return result
+        return Ready(result)
 
 
 class Numpy:
@@ -139,7 +142,7 @@ class Numpy:
     def __init__(self, *, quick: bool) -> None:
         self._quick = quick
 
-    async def prepare(self, rule: str, size: int) -> float:
+    async def prepare(self, rule: str, size: int) -> Ready:
         """Make the arrays, and update each set."""
         sets, twin, plain = sets_of(rule, size), RuleTwin(RuleSpec(rule)), PLAIN[rule]
         result = after_two(sets, plain)
@@ -156,7 +159,7 @@ class Numpy:
             len(source),
             quick=self._quick,
         )
-        return result
+        return Ready(result, threads=1)
 
     async def measure(self) -> dict[str, float]:
         """Update in both ways, and copy."""
