@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from pyopencl import cltypes
 
 from kernels.activations import activation as find_activation
 from kernels.cut import FORMS, HEIGHT, Choice, Cut, ShapeClass, Tile, best_cut, shape_class
@@ -48,7 +49,7 @@ class Gemm:
         self._products: dict[Form, Kernel] = {}
         for form, text in gemm_sources(device).items():
             program = device.build(text, {})
-            self._products[form] = device.kernel(program, "product", (None,) * 7)
+            self._products[form] = device.kernel(program, "product", (*(None,) * 6, cltypes.long16))
 
     def __call__(
         self,

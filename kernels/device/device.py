@@ -250,13 +250,17 @@ class OpenDevice:
             return None
         return cl.UserEvent(self.context)
 
-    def host_buffer(self, host: np.ndarray, *, written: bool = True) -> Any:
-        """Return a buffer that uses the memory of a host array in place."""
+    def host_buffer(self, host: np.ndarray, *, written: bool = True, kept: bool = False) -> Any:
+        """Return a buffer that uses the memory of a host array in place.
+
+        With ``kept`` the caller keeps it until all that uses it has finished.
+        """
         access = cl.mem_flags.READ_WRITE if written else cl.mem_flags.READ_ONLY
         flags = access | cl.mem_flags.USE_HOST_PTR
         with self.translating("use host memory"):
             buffer = Buffer(self.context, flags, hostbuf=host)
-        self._outlive(buffer, host)
+        if not kept:
+            self._outlive(buffer, host)
         return buffer
 
     def copy_in(self, buffer: Any, offset: int, host: np.ndarray) -> None:

@@ -38,17 +38,18 @@ class Kernel:
         group: tuple[int, ...] | None,
         *args: Any,
         work: float = math.inf,
+        kernels: int = 1,
     ) -> None:
         """Enqueue the kernel over `grid` work-items in groups of `group`; wait for nothing.
 
-        ``work`` is about how many nanoseconds one core needs for it; see `OpenDevice.queue_for`. Under
-        `OpenDevice.recording` it is taken down instead, with its arguments set once and for all: to set
-        them takes longer than many a kernel runs.
+        ``work`` is about how many nanoseconds one core needs for it, and it counts as so many
+        ``kernels``; see `OpenDevice.queue_for`. Under `OpenDevice.recording` it is taken down instead,
+        with its arguments set once and for all: to set them takes longer than many a kernel runs.
         """
         device = self._device
         if device.recorded is None:
             with device.translating("run a kernel"):
-                device.last = self._kernel(device.queue_for(work), grid, group, *args)
+                device.last = self._kernel(device.queue_for(work, kernels), grid, group, *args)
             return
         kernel = self._new()
         with device.translating("run a kernel"):

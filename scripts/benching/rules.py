@@ -79,13 +79,12 @@ class Arrays:
     """What an update works on: weights, gradient and state."""
 
     def __init__(self, rule: str, size: int, source: np.random.Generator) -> None:
-        self.weights, self.gradient, *self.state = (
-            aligned(size) for _ in range(2 + state_count(rule))
-        )
+        self.weights, self.gradient, *state = (aligned(size) for _ in range(2 + state_count(rule)))
         self.weights[:] = source.random(size, np.float32)
         self.gradient[:] = source.random(size, np.float32) - np.float32(0.5)
-        for one in self.state:
+        for one in state:
             one[:] = 0
+        self.state = tuple(state)
         self.step = 0
 
     def update(self) -> Update:
@@ -94,7 +93,7 @@ class Arrays:
         return Update(
             weights=self.weights,
             out=self.weights,
-            state=tuple(self.state),
+            state=self.state,
             gradient=self.gradient,
             scale=SCALE,
             rate=RATE,
