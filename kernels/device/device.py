@@ -16,7 +16,7 @@ from kernels.activations import ACTIVATIONS, LEAK
 from kernels.device.build_lock import building
 from kernels.device.cache import cache_folder
 from kernels.device.discovery import DeviceInfo, found_devices, inline_device, is_inline
-from kernels.device.failures import Translating, check_ended_well
+from kernels.device.failures import Translating, check_ended_well, translated
 from kernels.device.kernel import Kernel, Launch, Replay
 from kernels.device.memory import Buffer, DeviceMemory
 from kernels.device.target_cpu import cache_name, own_level
@@ -94,7 +94,9 @@ class OpenDevice:
             self.cl_device, inline = match[0], inline_device(match[0])
             self.context = cl.Context([self.cl_device, *([] if inline is None else [inline])])
             self.queue = cl.CommandQueue(self.context, self.cl_device)
-            self.inline = None if inline is None else cl.CommandQueue(self.context, inline)
+            self.inline: Any = None
+            if inline is not None:
+                self.inline = cl.CommandQueue(self.context, inline)
             self.memory = DeviceMemory(info, self.context, self.cl_device, memory)
         self._gated = info.platform == POCL and info.type == "cpu" and not is_inline(match[0])
         self._here = False
@@ -112,6 +114,10 @@ class OpenDevice:
     def translating(self, doing: str) -> Translating:
         """Return a context in which pyopencl's errors become DeviceError."""
         return Translating(self.info, doing)
+
+    def failure(self, doing: str, error: Any) -> DeviceError:
+        """Return the error of ours for one of pyopencl's."""
+        return translated(self.info, doing, error)
 
     def building(self, texts: Sequence[str]) -> AbstractContextManager[None]:
         """Return a context in which kernels of these texts are built, by one process at a time."""
@@ -224,18 +230,22 @@ class OpenDevice:
         """Whether nothing was enqueued since everything was finished."""
         return self.last is None and not self._copies
 
-    def queue_for(self, work: float, kernels: int = 1) -> Any:
-        """Return the queue for kernels for which one core needs about ``work`` nanoseconds in all."""
-        inline = self.inline
-        if inline is None:
-            return self.queue
+    def is_small(self, work: float, kernels: int = 1) -> bool:
+        """Say if kernels are done sooner in the calling thread than by threads that have to wake.
+
+        ``work`` is about how many nanoseconds one core needs for all of them.
+        """
         saved = work * (1 - 1 / self.info.compute_units)
-        if work <= LONGEST_INLINE and saved <= kernels * WAKING and (self._here or self.idle):
+        return self.inline is not None and work <= LONGEST_INLINE and saved <= kernels * WAKING
+
+    def queue_for(self, small: bool) -> Any:
+        """Return the queue for small work or other; what is under way decides for all small work."""
+        if small and self.inline is not None and (self._here or self.idle):
             self._here = True
-            return inline
+            return self.inline
         if self._here:
             self._here = False
-            inline.finish()
+            self.inline.finish()
             if self.last is not None:
                 check_ended_well(self.info, "run a kernel", [self.last])
         return self.queue
@@ -268,7 +278,7 @@ class OpenDevice:
         self.only_now()
         with self.translating("copy to the device"):
             # The event is kept because pyopencl waits for the copy where the event is dropped.
-            queue = self.queue_for(COPYING * host.nbytes)
+            queue = self.queue_for(self.is_small(COPYING * host.nbytes))
             event = cl.enqueue_copy(queue, buffer, host, dst_offset=offset, is_blocking=False)
         self._copies.append((event, None))
 
@@ -276,7 +286,7 @@ class OpenDevice:
         """Enqueue a copy from byte `offset` of a buffer to `host`."""
         self.only_now()
         with self.translating("copy from the device"):
-            queue = self.queue_for(COPYING * host.nbytes)
+            queue = self.queue_for(self.is_small(COPYING * host.nbytes))
             event = cl.enqueue_copy(queue, host, buffer, src_offset=offset, is_blocking=False)
         self._copies.append((event, None))
 
@@ -319,7 +329,7 @@ class OpenDevice:
             events.append(self.last)
         try:
             with self.translating("finish its work"):
-                (self.inline if self.inline is not None and self._here else self.queue).finish()
+                (self.inline if self._here else self.queue).finish()
                 check_ended_well(self.info, "finish its work", events)
         finally:
             self._copies.clear()

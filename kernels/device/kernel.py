@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyopencl as cl
+from pyopencl import enqueue_nd_range_kernel as enqueue
 
 if TYPE_CHECKING:
     from kernels.device.device import OpenDevice
@@ -43,13 +44,15 @@ class Kernel:
         """Enqueue the kernel over `grid` work-items in groups of `group`; wait for nothing.
 
         ``work`` is about how many nanoseconds one core needs for it, and it counts as so many
-        ``kernels``; see `OpenDevice.queue_for`. Under `OpenDevice.recording` it is taken down instead,
+        ``kernels``; see `OpenDevice.is_small`. Under `OpenDevice.recording` it is taken down instead,
         with its arguments set once and for all: to set them takes longer than many a kernel runs.
         """
         device = self._device
         if device.recorded is None:
             with device.translating("run a kernel"):
-                device.last = self._kernel(device.queue_for(work, kernels), grid, group, *args)
+                device.last = self._kernel(
+                    device.queue_for(device.is_small(work, kernels)), grid, group, *args
+                )
             return
         kernel = self._new()
         with device.translating("run a kernel"):
@@ -74,26 +77,30 @@ class Replay:
     def __init__(self, device: OpenDevice, launches: list[Launch]) -> None:
         self._device = device
         self.launches = launches
-        self._work: float | None = None
+        self._small: bool | None = None
 
     def __repr__(self) -> str:
         return f"<Replay of {len(self.launches)} kernels>"
 
     def __call__(self) -> None:
         """Enqueue them all; wait for nothing."""
-        device = self._device
-        if self._work is None:
-            self._work = sum(launch.work for launch in self.launches)
-        with device.translating("run a kernel"):
-            queue = device.queue_for(self._work, len(self.launches))
-            gate = device.gate(queue) if len(self.launches) > 1 else None
-            held = None if gate is None else [gate]
+        device, launches = self._device, self.launches
+        if self._small is None:
+            work = sum(launch.work for launch in launches)
+            self._small = device.is_small(work, len(launches))
+        try:
+            queue = device.queue_for(self._small)
+            gate = device.gate(queue) if len(launches) > 1 else None
+            if gate is None:
+                for kernel, grid, group, *_ in launches:
+                    device.last = enqueue(queue, kernel, grid, group)
+                return
+            held = [gate]
             try:
-                for kernel, grid, group, *_ in self.launches:
-                    device.last = cl.enqueue_nd_range_kernel(
-                        queue, kernel, grid, group, wait_for=held
-                    )
-                    held = None
+                for kernel, grid, group, *_ in launches:
+                    device.last = enqueue(queue, kernel, grid, group, wait_for=held)
+                    held = []
             finally:
-                if gate is not None:
-                    gate.set_status(cl.command_execution_status.COMPLETE)
+                gate.set_status(cl.command_execution_status.COMPLETE)
+        except cl.Error as error:
+            raise device.failure("run a kernel", error) from error

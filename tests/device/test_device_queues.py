@@ -28,25 +28,26 @@ def test_an_idle_device_does_small_work_inline_and_large_work_by_threads(
 ) -> None:
     device = inline.device
     few, many = 1000.0, 10 * opened.LONGEST_INLINE
-    assert device.queue_for(few) is device.inline
-    assert device.queue_for(many) is device.queue
+    assert device.is_small(few)
+    assert not device.is_small(many)
+    assert device.queue_for(True) is device.inline
+    assert device.queue_for(False) is device.queue
     filled(inline, 1 << 22, 1.0)
-    assert device.queue_for(few) is device.queue  # behind what is under way
+    assert device.queue_for(True) is device.queue  # behind what is under way
     inline.wait()
-    assert device.queue_for(few) is device.inline
+    assert device.queue_for(True) is device.inline
     inline.wait()
 
 
-def test_more_threads_are_worth_waking_for_more_work(
-    inline: OpenCLEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_more_kernels_are_small_with_more_work(inline: OpenCLEngine) -> None:
     device = inline.device
-    monkeypatch.setattr(opened, "WAKING", 1e4)
-    worth = 1e4 / (1 - 1 / device.info.compute_units) if device.info.compute_units > 1 else 1e5
-    assert device.queue_for(0.9 * worth) is device.inline
-    inline.wait()
-    assert device.queue_for(1.9 * worth, kernels=2) is device.inline
-    inline.wait()
+    units = device.info.compute_units
+    worth = opened.WAKING / (1 - 1 / units) if units > 1 else opened.LONGEST_INLINE
+    assert device.is_small(0.9 * worth)
+    if units > 1:
+        assert not device.is_small(1.1 * worth)
+        assert device.is_small(1.9 * worth, kernels=2)
+    assert not device.is_small(1.1 * opened.LONGEST_INLINE, kernels=1000)
 
 
 def test_what_goes_to_both_is_done_in_order(inline: OpenCLEngine) -> None:
