@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from kernels.conv_layout import Layer, Layout, Room, Tables
-from kernels.device.device import Kernel, Located, OpenDevice, define, source
+from kernels.device.device import Located, OpenDevice, define, source
+from kernels.device.kernel import Kernel
 
 SPAN = 64
 """Rows and columns of a work-group's tile."""

@@ -16,8 +16,9 @@ from kernels.checks import (
     check_view,
 )
 from kernels.convolution import Convolution, Layer
-from kernels.device.device import Located, OpenDevice, Replay
+from kernels.device.device import Located, OpenDevice
 from kernels.device.discovery import DeviceInfo
+from kernels.device.kernel import Replay
 from kernels.device.memory import host_bytes
 from kernels.device.thread_affinity import POCL
 from kernels.device.trial import Tell

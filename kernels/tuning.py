@@ -19,7 +19,8 @@ import numpy as np
 from kernels.cut import CLASSES, Choice, ShapeClass
 from kernels.device.build_lock import building, key_of
 from kernels.device.cache import cache_folder
-from kernels.device.device import Located, OpenDevice, Replay
+from kernels.device.device import Located, OpenDevice
+from kernels.device.kernel import Replay
 from kernels.device.thread_affinity import POCL
 from kernels.errors import DeviceError
 from kernels.gemm import Gemm, gemm_sources

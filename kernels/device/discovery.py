@@ -78,10 +78,30 @@ def devices(target: str | None = None) -> list[DeviceInfo]:
 def found_devices(target: str | None = None) -> list[tuple[DeviceInfo, Any]]:
     """Return every OpenCL device found with pyopencl's own object for it."""
     started = target_cpu.start(target)
-    return [
-        (_describe(index, device, started), device)
-        for index, device in enumerate(_opencl_devices())
-    ]
+    # Each is given its name, also those that are not shown.
+    found = [(device, _target(device, started)) for device in _opencl_devices()]
+    shown = [pair for pair in found if not is_inline(pair[0]) or threaded(pair[0]) is None]
+    return [(_describe(index, *pair), pair[0]) for index, pair in enumerate(shown)]
+
+
+def is_inline(device: Any) -> bool:
+    """Say if a device is PoCL's that computes in the calling thread, one work-group after another."""
+    return bool(device.platform.name == POCL and device.name.startswith(target_cpu.INLINE))
+
+
+def inline_device(device: Any) -> Any:
+    """Return the device that computes in the calling thread beside PoCL's CPU device, or None."""
+    if device.platform.name != POCL or threaded(device) != device:
+        return None
+    return next((one for one in device.platform.get_devices() if is_inline(one)), None)
+
+
+def threaded(device: Any) -> Any:
+    """Return the CPU device with threads of a device's PoCL, or None."""
+    for one in device.platform.get_devices():
+        if one.name.startswith(target_cpu.THREADS) and not is_inline(one):
+            return one
+    return None
 
 
 def _opencl_devices() -> Iterator[Any]:
@@ -102,7 +122,7 @@ def _opencl_devices() -> Iterator[Any]:
         yield from found
 
 
-def _describe(index: int, device: Any, started: Started) -> DeviceInfo:
+def _describe(index: int, device: Any, target: str) -> DeviceInfo:
     import pyopencl as cl
 
     kinds = {
@@ -119,7 +139,7 @@ def _describe(index: int, device: Any, started: Started) -> DeviceInfo:
         memory_bytes=device.global_mem_size,
         driver=device.driver_version,
         alignment=max(128, device.mem_base_addr_align // 8),
-        target=_target(device, started) if kind == "cpu" else "",
+        target=target,
     )
 
 

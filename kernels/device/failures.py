@@ -40,8 +40,13 @@ class Translating:
         trace: TracebackType | None,
     ) -> Literal[False]:
         if isinstance(error, cl.Error):
-            raise _failure(self._info, self._doing, error.code, telling(str(error))) from error
+            raise translated(self._info, self._doing, error) from error
         return False
+
+
+def translated(info: DeviceInfo, doing: str, error: Any) -> DeviceError:
+    """Return the error of ours that says what one of pyopencl's does."""
+    return _failure(info, doing, error.code, telling(str(error)))
 
 
 def check_ended_well(info: DeviceInfo, doing: str, events: Iterable[Any]) -> None:

@@ -1,4 +1,4 @@
-"""The CPU that PoCL's compiler is told to compile for, where it does not know this machine's.
+"""What PoCL is told as it starts: above all the CPU to compile for, which it may not know.
 
 LLVM names the CPUs it knows. One that is newer than itself it calls by the name of an older one, so
 half of the registers lie idle, or "generic", which PoCL 3.0's own compiler then refuses. The levels of
@@ -35,6 +35,10 @@ LEVELS: Mapping[str, frozenset[str]] = {
 
 _BUILTINS = {"x86-64-v2": "sse41", "x86-64-v3": "avx2", "x86-64-v4": "avx512"}
 """PoCL's libraries of built-in functions; Debian's builds take the CPU's name from the library's."""
+
+THREADS, INLINE = ("pthread-", "cpu-"), ("basic-", "cpu-minimal-")
+"""Names, up to PoCL 4 and from there on, of its CPU device, and of the one that computes in the calling
+thread."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _lock = threading.Lock()
@@ -128,6 +132,8 @@ def environment(target: str, level: str | None) -> dict[str, str]:
     if folder.name != name:  # a parent of ours may have set it for us
         folder /= name
     variables = {"POCL_CACHE_DIR": str(folder)}
+    if "POCL_DEVICES" not in os.environ:
+        variables["POCL_DEVICES"] = " ".join(name.rstrip("-") for name in (*THREADS, *INLINE))
     if target != AS_FOUND:
         variables["POCL_LLVM_CPU_NAME"] = target
         if target in _BUILTINS:
