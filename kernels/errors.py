@@ -2,6 +2,7 @@
 
 KernelError
 └── DeviceError      no device, an unknown selection, a failed build, a lost context
+    └── NoFolder     nowhere to keep what is built and found out
 """
 
 
@@ -18,3 +19,7 @@ class DeviceError(KernelError):
     def __init__(self, text: str, reason: str = "") -> None:
         super().__init__(text)
         self.reason = reason
+
+
+class NoFolder(DeviceError):
+    """No folder can be written to keep files in; the text names one and says what to do."""

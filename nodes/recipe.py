@@ -20,6 +20,7 @@ from paramserver.config import (
     Section,
     StatusConfig,
     TrainConfig,
+    expanded,
     fault,
 )
 from paramserver.configfile import DEFAULT, Loaded, load, parse_document, read_document
@@ -156,7 +157,10 @@ def load_recipe(
 
 def _document(wanted: str) -> tuple[str, dict[str, Any], str]:
     """Return how errors name the recipe, its content, and its own name unless it gives one."""
-    path = Path(wanted).expanduser()
+    try:
+        path = expanded(wanted)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from None
     if wanted in shipped():
         data = (resources.files("nodes") / "recipes" / f"{wanted}.toml").read_bytes()
         return f"{wanted}.toml", parse_document(data, f"{wanted}.toml"), wanted

@@ -19,6 +19,7 @@ from nodes.models.file import Saved, unpack
 from nodes.models.forward import ROWS, Forward, HostForward
 from nodes.models.model import Model
 from nodes.training.result import MODEL_FILE
+from paramserver.config import expanded
 from paramserver.phrases import counted
 
 Floats = npt.NDArray[np.float32]
@@ -34,7 +35,10 @@ def load(path: str | Path) -> TrainedModel:
     Raises:
         ModelError: there is none, it is damaged, or of another kind; one line that names the file.
     """
-    place = Path(path).expanduser()
+    try:
+        place = expanded(path)
+    except ValueError as error:
+        raise ModelError(str(error)) from None
     if place.is_dir():
         if not (place / MODEL_FILE).is_file():
             raise ModelError(

@@ -49,8 +49,20 @@ def fault(key: str, text: str) -> PydanticCustomError:
     return PydanticCustomError("key_fault", "{text}", {"key": key, "text": text})
 
 
+def expanded(path: str | Path) -> Path:
+    """Return a path with the home written out that its ~ stands for.
+
+    Raises:
+        ValueError: it stands for none, as for a user without a home.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{path}: its ~ stands for no home here: write the whole path") from None
+
+
 def _expand(value: object) -> object:
-    return Path(value).expanduser() if isinstance(value, str) and value else value
+    return expanded(value) if isinstance(value, str) and value else value
 
 
 FilePath = Annotated[Path, Strict(False), BeforeValidator(_expand)]

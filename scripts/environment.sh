@@ -17,6 +17,19 @@ say() {
   printf '%s: %s\n' "${0##*/}" "$*" >&2
 }
 
+# Print where this user's caches are, or nothing for a user without a home: see kernels/device/cache.py.
+user_cache() {
+  local home=~ # the system's users tell where HOME does not
+  if [[ ${XDG_CACHE_HOME:-} == /* ]]; then
+    printf '%s\n' "$XDG_CACHE_HOME"
+  elif [[ $home == /*[!/]* && -d $home ]]; then
+    printf '%s\n' "$home/.cache"
+  fi
+}
+
+# pip would make a folder called ~ in the current one.
+[[ -n $(user_cache) ]] || export PIP_NO_CACHE_DIR=1
+
 not_ready() {
   say "$@"
   exit 3
@@ -170,10 +183,12 @@ ensure_system() {
     not_ready "apt-get could not install ${missing[*]}"
 }
 
-# Have Java and ZooKeeper's jars, installed if we are root; else unpacked into the user's cache, which
-# needs Java alone. Fails where there is no way.
+# Have Java and ZooKeeper's jars, installed if we are root; else unpacked into the user's cache, or the
+# environment without one, which needs Java alone. Fails where there is no way.
 ensure_zookeeper() {
-  local cache="${XDG_CACHE_HOME:-$HOME/.cache}/paramserver/zookeeper" jars=usr/share/java/zookeeper.jar
+  local cache jars=usr/share/java/zookeeper.jar
+  cache=$(user_cache)
+  cache="${cache:-$venv/cache}/paramserver/zookeeper"
   if command -v java >/dev/null && [[ -r /$jars || -r $cache/$jars ]]; then
     return
   fi

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import platformdirs
 
+from kernels.device.cache import user_folder, wanted_folder
 from nodes.data.config import DataConfig
 from nodes.data.dataset import Dataset
 from nodes.data.idx import images_at, labels_beside, read_idx
@@ -73,8 +73,14 @@ def load_mnist(config: DataConfig) -> Dataset:
 
 
 def cache_folder() -> Path:
-    """Return where downloads are kept for this user."""
-    return Path(platformdirs.user_cache_dir("paramserver")) / "mnist"
+    """Return where downloads lie, or are to lie, for this user.
+
+    Raises NoFolder if they have yet to come and no folder can be written.
+    """
+    kept = wanted_folder("cache", "mnist")
+    if kept is not None and all((kept / name).is_file() for name in CHECKSUMS):
+        return kept  # it need not be written
+    return user_folder("cache", "mnist")
 
 
 def _pair(folder: Path, part: str) -> Rows:

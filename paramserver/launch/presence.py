@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import platformdirs
-
+from kernels.device.cache import user_folder
+from kernels.errors import NoFolder
 from paramserver.errors import NotReady, UserError
 
 
@@ -43,7 +43,7 @@ def announced(run: str, cluster: str, address: str, secret: bytes) -> Iterator[N
         run, socket.gethostname(), cluster, address, secret.hex(), os.getpid(), time.time()
     )
     path: Path | None = None
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, NoFolder):
         path = _folder() / f"{run}-{os.getpid()}.json"
         part = path.with_suffix(".part")
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -66,7 +66,7 @@ def the_run(name: str | None) -> Presence:
         UserError: there are several, and no name.
     """
     found: list[Presence] = []
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, NoFolder):
         for path in _folder().glob("*.json"):
             try:
                 presence = Presence(**json.loads(path.read_text()))
@@ -90,6 +90,4 @@ def the_run(name: str | None) -> Presence:
 
 
 def _folder() -> Path:
-    folder = platformdirs.user_state_path("paramserver", appauthor=False) / "runs"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return folder
+    return user_folder("state", "runs")

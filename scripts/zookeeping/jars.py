@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
+
+from kernels.device.cache import wanted_folder
 
 SYSTEM = Path("/usr/share/java")
 NAMES = ("zookeeper.jar", "slf4j-simple.jar")
@@ -16,9 +17,12 @@ class NoZooKeeper(Exception):
 
 
 def cache() -> Path:
-    """Return the folder that ``scripts/zookeeper`` unpacks Debian's packages into."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "paramserver" / "zookeeper"
+    """Return the folder that ``scripts/zookeeper`` unpacks Debian's packages into.
+
+    Without a home it is in the checkout's environment, as ``scripts/environment.sh`` has it.
+    """
+    wanted = wanted_folder("cache", "zookeeper")
+    return wanted or Path(__file__).resolve().parents[2] / ".venv/cache/paramserver/zookeeper"
 
 
 def class_path() -> str:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from kernels.device.cache import wanted_folder
+
 SYSTEM_POCL = Path("/etc/OpenCL/vendors/pocl.icd").exists()
 CHECKOUT = Path(__file__).resolve().parents[2]
 TOOLS = (
@@ -34,6 +36,7 @@ case "$*" in
   ;;
 *'-m pip install'*)
   echo "pip ${!#}" >>"$RECORD"
+  [[ -z ${PIP_NO_CACHE_DIR:-} ]] || touch "$RECORD.uncached"
   if [[ -n ${PIP_FAILS:-} ]]; then
     echo "no matching distribution"
     exit 1
@@ -209,6 +212,37 @@ def test_run_is_not_disturbed_by_a_foreign_environment(copy: Copy) -> None:
     )
     assert status == 0
     assert f"PYTHONPATH=unset PYTHONHOME=unset in {copy.base}" in out
+
+
+@pytest.mark.parametrize("home", ["", "/", "relative", "/nowhere/at/all"])
+def test_without_a_home_pip_keeps_no_cache(copy: Copy, home: str) -> None:
+    status, _, err = copy.call("run", HOME=home)
+    assert status == 0, err
+    assert (copy.base / "record.uncached").exists()
+
+
+@pytest.mark.parametrize("variables", [{}, {"HOME": "/", "XDG_CACHE_HOME": "/nowhere/at/all"}])
+def test_with_one_or_with_a_cache_pip_keeps_its_own(copy: Copy, variables: dict[str, str]) -> None:
+    assert copy.call("run", **variables)[0] == 0
+    assert not (copy.base / "record.uncached").exists()
+
+
+USER_CACHE = 'set -eu; source "$1/scripts/environment.sh"; user_cache'
+
+
+@pytest.mark.parametrize("home", [None, "", "/", "//", "relative", "~", "/nowhere", "/tmp"])
+@pytest.mark.parametrize("given", [None, "", "relative", "/some/where"])
+def test_the_scripts_and_the_command_agree_on_the_users_cache(
+    home: str | None, given: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("HOME", home), ("XDG_CACHE_HOME", given)):
+        monkeypatch.setenv(name, value or "")
+        if value is None:
+            monkeypatch.delenv(name)
+    bash = ["bash", "-c", USER_CACHE, "bash", str(CHECKOUT)]
+    done = subprocess.run(bash, capture_output=True, text=True, timeout=30, check=True)
+    expected = wanted_folder("cache", "x")
+    assert done.stdout == ("" if expected is None else f"{expected.parents[1]}\n")
 
 
 def test_run_works_through_a_symlink(copy: Copy) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kernels.device import build_lock, cache, choice, device, discovery
+from kernels.device import build_lock, choice, device, discovery
 from kernels.device.choice import choose
 from kernels.device.discovery import DeviceInfo
 from kernels.device.thread_affinity import POCL
@@ -219,24 +219,3 @@ def test_a_missing_linker_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device.shutil, "which", lambda name: None)
     with pytest.raises(DeviceError, match="apt install binutils"):
         device.OpenDevice(found[0])
-
-
-def test_without_a_cache_the_temporary_folder_is_used_if_nobody_else_can_write_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    monkeypatch.setattr(cache.tempfile, "gettempdir", lambda: str(tmp_path))
-    folder = cache.cache_folder()
-    assert (folder.parent, folder.stat().st_mode & 0o777) == (tmp_path, 0o700)
-    folder.chmod(0o777)
-    assert cache.cache_folder().stat().st_mode & 0o777 == 0o700
-    folder.rename(tmp_path / "elsewhere")
-    for target in ("elsewhere", "file", "nothing"):
-        folder.symlink_to(tmp_path / target)
-        with pytest.raises(DeviceError, match="not a folder of your own"):
-            cache.cache_folder()
-        folder.unlink()
-    folder.touch()
-    with pytest.raises(DeviceError, match="set XDG_CACHE_HOME"):
-        cache.cache_folder()

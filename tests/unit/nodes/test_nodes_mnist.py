@@ -176,6 +176,19 @@ def test_a_download_is_kept(tmp_path: Path, mirror: str, monkeypatch: pytest.Mon
     assert len(load_dataset(DataConfig(source="mnist")).train_x) == 20
 
 
+def test_a_whole_download_need_not_be_written_again(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = tmp_path / "paramserver" / "mnist"
+    kept.parent.mkdir()
+    folder.rename(kept)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(mnist_module, "user_folder", lambda *_: tmp_path / "elsewhere")
+    assert mnist_module.cache_folder() == kept
+    next(kept.iterdir()).unlink()
+    assert mnist_module.cache_folder() == tmp_path / "elsewhere"
+
+
 def test_a_mirror_with_other_content_is_refused_and_the_next_asked(
     tmp_path: Path, mirror: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -69,6 +69,14 @@ def test_an_unknown_recipe_lists_the_names() -> None:
     assert lines("some/folder") == ["some/folder: no such file"]
 
 
+def test_a_home_that_is_none_is_one_line(tmp_path: Path) -> None:
+    says = "~nobody-of-this-name/x.csv: its ~ stands for no home here: write the whole path"
+    path = tmp_path / "own.toml"
+    path.write_text(OWN.replace("rows.csv", "~nobody-of-this-name/x.csv"))
+    assert lines(path) == [f"{path}: data.path: {says}"]
+    assert lines("~nobody-of-this-name/x.csv") == [says]
+
+
 def test_every_fault_is_one_line_with_its_source(tmp_path: Path) -> None:
     path = tmp_path / "bad.toml"
     path.write_text(

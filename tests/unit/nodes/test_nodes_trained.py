@@ -249,6 +249,11 @@ def test_a_folder_without_a_model_says_what_to_give(tmp_path: Path) -> None:
         nodes.load(tmp_path)
 
 
+def test_a_path_in_a_home_that_is_none_is_one_line() -> None:
+    with pytest.raises(ModelError, match="its ~ stands for no home here: write the whole path"):
+        nodes.load("~nobody-of-this-name/runs/one")
+
+
 def test_a_model_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path, Schema("classification", (4,), 3))
     before = path.read_bytes()
