@@ -36,6 +36,10 @@ KEPT_FAILURE = 24 * 3600.0
 LONG = 2.0
 """Seconds after which a person is told what goes on."""
 SIZE = 64
+NO_EXECUTION = (
+    " (nothing may be executed where kernels are kept, as on a disk mounted noexec: set XDG_CACHE_HOME "
+    "to another folder)"
+)
 WORDS = 4
 """Lines of a driver's output that are kept as the reason of a failure."""
 
@@ -116,9 +120,11 @@ def _run(info: DeviceInfo, tell: Tell) -> Trial:
     with contextlib.suppress(ValueError, TypeError):
         told = json.loads(out.decode(errors="replace").strip().rpartition("\n")[2])
         return Trial(**told, when=time.time())
-    words = [line.strip() for line in errors.decode(errors="replace").splitlines() if line.strip()]
+    text = errors.decode(errors="replace")
+    words = [line.strip() for line in text.splitlines() if line.strip()]
     said = f": {' | '.join(words[-WORDS:])}" if words else ""
-    return Trial(False, f"{_ending(process.returncode)}{said}", when=time.time())
+    hint = NO_EXECUTION if "failed to map segment" in text else ""
+    return Trial(False, f"{_ending(process.returncode)}{said}{hint}", when=time.time())
 
 
 def _ending(status: int) -> str:
