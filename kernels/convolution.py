@@ -9,6 +9,7 @@ from kernels.activations import activation as find_activation
 from kernels.conv_cpu import CpuConvolution
 from kernels.conv_gpu import GpuConvolution
 from kernels.conv_layout import Layer
+from kernels.conv_wide import WideConvolution, slides, suits
 from kernels.device.device import Located, OpenDevice
 
 __all__ = ["Convolution", "Layer"]
@@ -20,6 +21,7 @@ class Convolution:
     def __init__(self, device: OpenDevice) -> None:
         on_cpu = device.info.type == "cpu"
         self._kind = CpuConvolution(device) if on_cpu else GpuConvolution(device)
+        self._wide = WideConvolution(device) if device.wide else None
 
     def forward(
         self,
@@ -31,7 +33,9 @@ class Convolution:
         activation: str,
     ) -> None:
         """Enqueue the output; arguments as in `Engine.convolve`, already checked."""
-        self._kind.forward(layer, x, w, out, bias, find_activation(activation).code)
+        wide = self._wide if suits(layer.filters) else None
+        kind = wide or self._kind
+        kind.forward(layer, x, w, out, bias, find_activation(activation).code)
 
     def input(
         self,
@@ -43,10 +47,14 @@ class Convolution:
         derivative: str,
     ) -> None:
         """Enqueue the gradient by the input; arguments as in `Engine.convolve_input`."""
-        self._kind.input(layer, delta, w, out, y, find_activation(derivative).code)
+        wide = self._wide if suits(layer.channels) and slides(layer.window) else None
+        kind = wide or self._kind
+        kind.input(layer, delta, w, out, y, find_activation(derivative).code)
 
     def weights(
         self, layer: Layer, x: Located, delta: Located, out: Located, sums: Located | None
     ) -> None:
         """Enqueue the gradient by the weights; arguments as in `Engine.convolve_weights`."""
-        self._kind.weights(layer, x, delta, out, sums)
+        wide = self._wide if suits(layer.filters) else None
+        kind = wide or self._kind
+        kind.weights(layer, x, delta, out, sums)
