@@ -16,12 +16,20 @@ WIDTHS = {8: 12, 16: 12, 24: 12, 32: 12, 40: 8, 48: 8, 56: 6, 64: 6}
 """The rows of a tile for each of its widths: 24 sums in registers where the width has so many."""
 CHUNK = 24
 """Weights that a work-item of the gradient by the weights takes at least."""
+LEAST = 8
+"""Channels, or on the way back filters, from which on these kernels are used."""
+FILLED = 0.75
+"""The share of its vectors' lanes that a layer fills at least."""
+WASTE = 1.5
+"""Places of x for each one of the output, at most, where the way back is like that forward."""
 PART = 40 << 10
 """Elements of x that are laid out at a time, about: they stay in a core's second cache."""
 BLOCK = 64
 """Places, about, of the output's gradient that stay in the first cache while all weights pass by."""
 PIECES = 16
 """Parts of the minibatch whose sums are added up at last, as far as it has images."""
+SUMS = 2 << 20
+"""Elements of such sums, about, at most: large layers have fewer parts, but 4."""
 ITEMS_A_UNIT = 8
 """Work-items for each compute unit, where there are so many: enough to share."""
 
@@ -134,11 +142,13 @@ class WideConvolution:
     ) -> None:
         """Enqueue the gradient by the weights."""
         panel = panel_of(layer.filters)
-        filters, (_, ow) = _whole(layer.filters), layer.places
-        images = -(-layer.batch // PIECES)
+        filters, (oh, ow) = _whole(layer.filters), layer.places
+        pieces = min(PIECES, max(4, SUMS // (layer.k * filters)))
+        images = -(-layer.batch // pieces)
         pieces = -(-layer.batch // images)
         rows, parts, size = parts_of(layer)
-        own = _whole(rows * ow * filters)
+        several = max(1, min(images, BLOCK // (oh * ow))) if parts == 1 else 1
+        own, size = several * rows * ow * filters, several * size
         run = layer.window.size[1] if layer.window.dilation[1] == 1 else 1
         run *= layer.channels
         chunks = layer.k // run * -(-run // CHUNK)
@@ -150,7 +160,7 @@ class WideConvolution:
         given = np.zeros(16, np.int64)
         given[:5] = x[1], delta[1], 0, own, size + own
         given[5:8] = images, sums is not None, max(1, BLOCK // ow)
-        given[8:12] = layer.batch, parts, rows, share
+        given[8:13] = layer.batch, parts, rows, share, several
         buffers = (x[0], delta[0], partial, room)
         grid = (splits, pieces)
         self._kernels["weights_wide"](grid, (1, 1), *buffers, given, _shape(layer, panel))
@@ -159,15 +169,23 @@ class WideConvolution:
         self._items("add_pieces", steps, partial, *out, *(sums or out), *shape)
 
 
-def suits(filters: int) -> bool:
-    """Say whether vectors over so many filters, or channels on the way back, are well filled."""
-    return True
+def suits(inner: int, lanes: int) -> bool:
+    """Say whether a convolution from `inner` to `lanes` planes is one for these kernels.
+
+    A step's vectors are over the latter, by eights, and few inner planes make short loops.
+    """
+    return inner >= LEAST and lanes >= FILLED * (-(-lanes // 8) * 8)
 
 
-def slides(window: Window) -> bool:
-    """Say whether the gradient by the input is a convolution like that forward."""
+def slides(layer: Layer) -> bool:
+    """Say whether the gradient by the input is worth a convolution like that forward.
+
+    It computes every element of x from the whole window, also where that sees little of delta.
+    """
+    window, (h, w), (oh, ow) = layer.window, layer.plane, layer.places
     sides = zip(window.size, window.dilation, window.padding, strict=True)
-    return window.stride == (1, 1) and all((n - 1) * far >= pad for n, far, pad in sides)
+    fits = all((size - 1) * far >= pad for size, far, pad in sides)
+    return fits and window.stride == (1, 1) and h * w <= WASTE * oh * ow
 
 
 def panel_of(filters: int) -> int:

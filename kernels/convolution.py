@@ -33,7 +33,7 @@ class Convolution:
         activation: str,
     ) -> None:
         """Enqueue the output; arguments as in `Engine.convolve`, already checked."""
-        wide = self._wide if suits(layer.filters) else None
+        wide = self._wide if suits(layer.channels, layer.filters) else None
         kind = wide or self._kind
         kind.forward(layer, x, w, out, bias, find_activation(activation).code)
 
@@ -47,7 +47,7 @@ class Convolution:
         derivative: str,
     ) -> None:
         """Enqueue the gradient by the input; arguments as in `Engine.convolve_input`."""
-        wide = self._wide if suits(layer.channels) and slides(layer.window) else None
+        wide = self._wide if suits(layer.filters, layer.channels) and slides(layer) else None
         kind = wide or self._kind
         kind.input(layer, delta, w, out, y, find_activation(derivative).code)
 
@@ -55,6 +55,6 @@ class Convolution:
         self, layer: Layer, x: Located, delta: Located, out: Located, sums: Located | None
     ) -> None:
         """Enqueue the gradient by the weights; arguments as in `Engine.convolve_weights`."""
-        wide = self._wide if suits(layer.filters) else None
+        wide = self._wide if suits(layer.channels, layer.filters) else None
         kind = wide or self._kind
         kind.weights(layer, x, delta, out, sums)

@@ -66,10 +66,11 @@ static inline void PLACES_BY(TILE_WIDTH)(
 }
 
 /* sums[weight][filter] += sum over places of x at the weight's place * delta[place][filter], for `count`
- * weights of a run, those of `rows` rows of places; x is where the first meets the first place. */
+ * weights of a run and `rows` rows of places in each of some images that lie `image` elements apart; x
+ * is where the first weight meets the first place. */
 static inline void WEIGHTS_BY(TILE_WIDTH)(
   const __global float *x, const __global float *delta, __global float *sums, int count, int rows,
-  int pitch, bool resume, int16 shape)
+  int pitch, int images, size_t image, bool resume, int16 shape)
 {
   UNPACK_SHAPE
   const size_t next = stride_x * channels, next_row = stride_y * row * channels;
@@ -78,9 +79,9 @@ static inline void WEIGHTS_BY(TILE_WIDTH)(
 #define RESUME(i, j, at, T) sum##i##_##j = *(const __global loose##T *)(sums + i * PITCH + at);
 #define RESUME_ROW(i) if (i < count) { EACH_LANE(RESUME, i) }
     if (resume) { EACH_ROW(RESUME_ROW) }
-    const __global float *b = delta, *from = x;
-    for (int y = 0; y < rows; y++, from += next_row) {
-      const __global float *of = from;
+    const __global float *b = delta;
+    for (int line = 0; line < images * rows; line++) {
+      const __global float *of = x + line / rows * image + line % rows * next_row;
       for (int column = 0; column < ow; column++, b += pitch, of += next) {
         EACH_LANE(FETCH, 0)
 #define ADD_WEIGHT(i) const float value##i = of[i]; EACH_LANE(ADD, i)
