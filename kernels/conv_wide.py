@@ -20,7 +20,7 @@ LEAST = 8
 """Channels, or on the way back filters, from which on these kernels are used."""
 FILLED = 0.75
 """The share of its vectors' lanes that a layer fills at least."""
-WASTE = 1.5
+WASTE = 1.2
 """Places of x for each one of the output, at most, where the way back is like that forward."""
 PART = 40 << 10
 """Elements of x that are laid out at a time, about: they stay in a core's second cache."""
@@ -45,7 +45,9 @@ class WideConvolution:
         shared = (np.uint64, np.int32)
         types: dict[str, tuple[Any, ...]] = {
             "pack_weights": (*at, None, *words * 7, *shared),
+            "pack_runs": (*at, None, None, np.int32, *shared),
             "convolve_wide": (None,) * 8,
+            "input_wide": (None,) * 8,
             "weights_wide": (None,) * 6,
             "add_pieces": (None, *at * 2, *words * 5, *shared),
         }
@@ -61,6 +63,7 @@ class WideConvolution:
         layer = Layer(1, 1, (1, 1), 1, Window((1, 1)))
         x, w, out = ((self._device.buffer(64), 0) for _ in range(3))
         self.forward(layer, x, w, out, None, 0)
+        self._back(layer, x, w, out, None, 0)
         self.weights(layer, x, w, out, None)
         self._device.finish()
 
@@ -93,6 +96,9 @@ class WideConvolution:
         derivative: int,
     ) -> None:
         """Enqueue the gradient by the input."""
+        if not slides(layer):
+            self._back(layer, delta, w, out, y, derivative)
+            return
         window = layer.window
         sides = zip(window.size, window.dilation, window.padding, strict=True)
         pad_y, pad_x = ((size - 1) * far - pad for size, far, pad in sides)
@@ -105,6 +111,38 @@ class WideConvolution:
         )
         far = (window.taps, layer.k, 1)
         self._convolve(back, delta, w, far, out, y=y, derivative=derivative)
+
+    def _back(
+        self,
+        layer: Layer,
+        delta: Located,
+        w: Located,
+        out: Located,
+        y: Located | None,
+        derivative: int,
+    ) -> None:
+        """Enqueue the gradient by the input, one row of the window after another."""
+        window, (h, width), (oh, ow) = layer.window, layer.plane, layer.places
+        panel = panel_of(layer.channels)
+        groups = -(-layer.channels // panel)
+        run = _taps_of_a_run(window) * min(panel, layer.channels)
+        lanes, runs = panel_of(run), window.taps // _taps_of_a_run(window)
+        shape = _shape(layer, min(panel, layer.channels))
+        steps = groups * runs * layer.filters
+        packed = self._packed.of(steps * _whole(run))
+        self._items("pack_runs", steps, *w, packed, shape, lanes)
+        own = _whole(layer.filters * oh * ow)
+        padded = (h + 2 * window.padding[0]) * (width + 2 * window.padding[1])
+        size = own + _whole(padded * min(panel, layer.channels))
+        share = -(-layer.batch // (ITEMS_A_UNIT * self._device.info.compute_units))
+        grid = (-(-layer.batch // share), groups)
+        room = self._room.of(grid[0] * groups * size)
+        given = np.zeros(16, np.int64)
+        given[:6] = delta[1], out[1], 0, (y or out)[1], size, own
+        given[7:12] = derivative, layer.batch, lanes, 0, share
+        buffers = (delta[0], packed, out[0], (y or out)[0], room)
+        by_place = Layer(layer.batch, layer.filters, (oh, ow), run, Window((1, 1)))
+        self._kernels["input_wide"](grid, (1, 1), *buffers, given, shape, _shape(by_place, lanes))
 
     def _convolve(
         self,
@@ -119,10 +157,14 @@ class WideConvolution:
         y: Located | None = None,
         derivative: int = 0,
     ) -> None:
-        """Enqueue a convolution by weights whose filters, channels and taps lie `far` apart."""
-        panel = panel_of(layer.filters)
+        """Enqueue a convolution by weights that are `far` apart.
+
+        That is neighbouring filters, and neighbouring channels; the last number says whether taps
+        are turned round.
+        """
+        panel, taps = panel_of(layer.filters), layer.window.taps
         packed = self._packed.of(layer.k * _whole(layer.filters))
-        numbers = (layer.filters, panel, layer.channels, layer.window.taps, *far)
+        numbers = (layer.filters, panel, layer.channels, taps, *far)
         self._items("pack_weights", layer.k, *w, packed, *numbers)
         rows, parts, size = parts_of(layer)
         units = layer.batch * parts
@@ -149,8 +191,7 @@ class WideConvolution:
         rows, parts, size = parts_of(layer)
         several = max(1, min(images, BLOCK // (oh * ow))) if parts == 1 else 1
         own, size = several * rows * ow * filters, several * size
-        run = layer.window.size[1] if layer.window.dilation[1] == 1 else 1
-        run *= layer.channels
+        run = _taps_of_a_run(layer.window) * layer.channels
         chunks = layer.k // run * -(-run // CHUNK)
         units = self._device.info.compute_units
         share = -(-chunks // min(chunks, -(-2 * units // pieces)))
@@ -207,6 +248,11 @@ def parts_of(layer: Layer) -> tuple[int, int, int]:
     return rows, -(-oh // rows), _whole(((rows - 1) * window.stride[0] + span) * row + 16)
 
 
+def _taps_of_a_run(window: Window) -> int:
+    """Return how many taps of a window lie side by side in a part's memory."""
+    return window.size[1] if window.dilation[1] == 1 else 1
+
+
 def _whole(count: int) -> int:
     return -(-count // 16) * 16
 
@@ -230,4 +276,6 @@ def _source() -> str:
         head += define({"TILE_WIDTH": width, "TILE_ROWS": rows})
         head += f"#undef EACH_ROW\n#define EACH_ROW(X) {each_row}\n" + source("conv_wide_tile.cl")
     each = " ".join(f"X({width // 8}, {width})" for width in WIDTHS)
-    return head + f"#define EACH_WIDTH(X) {each}\n" + source("conv_wide.cl", "conv_wide_weights.cl")
+    return head + f"#define EACH_WIDTH(X) {each}\n" + source(
+        "conv_wide.cl", "conv_wide_back.cl", "conv_wide_weights.cl"
+    )

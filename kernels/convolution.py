@@ -9,7 +9,7 @@ from kernels.activations import activation as find_activation
 from kernels.conv_cpu import CpuConvolution
 from kernels.conv_gpu import GpuConvolution
 from kernels.conv_layout import Layer
-from kernels.conv_wide import WideConvolution, slides, suits
+from kernels.conv_wide import WideConvolution, suits
 from kernels.device.device import Located, OpenDevice
 
 __all__ = ["Convolution", "Layer"]
@@ -47,7 +47,7 @@ class Convolution:
         derivative: str,
     ) -> None:
         """Enqueue the gradient by the input; arguments as in `Engine.convolve_input`."""
-        wide = self._wide if suits(layer.filters, layer.channels) and slides(layer) else None
+        wide = self._wide if suits(layer.filters, layer.channels) else None
         kind = wide or self._kind
         kind.input(layer, delta, w, out, y, find_activation(derivative).code)
 
