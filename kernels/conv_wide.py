@@ -276,6 +276,8 @@ def _source() -> str:
         head += define({"TILE_WIDTH": width, "TILE_ROWS": rows})
         head += f"#undef EACH_ROW\n#define EACH_ROW(X) {each_row}\n" + source("conv_wide_tile.cl")
     each = " ".join(f"X({width // 8}, {width})" for width in WIDTHS)
-    return head + f"#define EACH_WIDTH(X) {each}\n" + source(
-        "conv_wide.cl", "conv_wide_back.cl", "conv_wide_weights.cl"
+    return (
+        head
+        + f"#define EACH_WIDTH(X) {each}\n"
+        + source("conv_wide.cl", "conv_wide_back.cl", "conv_wide_weights.cl")
     )

@@ -64,6 +64,7 @@ void convolve_wide(
       for (int place = 0; place < places; place += BLOCK) {
         const int last = min(place + BLOCK, places);
         switch ((columns + 7) / 8) {
+#undef CASE
 #define CASE(eighths, width)                                                                       \
   case eighths:                                                                                    \
     places_##width(room, from, sums, place, last, shape);                                          \

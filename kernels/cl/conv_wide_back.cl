@@ -79,6 +79,7 @@ void input_wide(
         for (int place = 0; place < places; place += BLOCK) {
           const int last = min(place + BLOCK, places);
           switch ((some + 7) / 8) {
+#undef CASE
 #define CASE(eighths, width)                                                                       \
   case eighths:                                                                                    \
     places_##width(room, from, block, place, last, by_place);                                      \

@@ -64,6 +64,7 @@ void weights_wide(
             const __global float *from = of_block + OF_RUN(r) + begin;
             __global float *to = sums + (size_t)column * k + (r * run + begin) * wide;
             switch ((columns + 7) / 8) {
+#undef CASE
 #define CASE(eighths, width)                                                                       \
   case eighths:                                                                                    \
     weights_##width(from, by_block + column, to, count, rows, pitch, here, image, resume,          \
