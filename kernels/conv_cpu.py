@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from kernels.conv_layout import Layer, Layout, Room, Tables
-from kernels.device.build_lock import building
 from kernels.device.device import Located, OpenDevice, source
 from kernels.windows import Window
 
@@ -41,7 +40,7 @@ class CpuConvolution:
             "convolve_weights": (*_AT * 4, None, None, *words * 8),
         }
         text = source("common.cl", "unfold.cl", "conv.cl")
-        with building(device.info, [text]):
+        with device.building([text]):
             program = device.build(text, {})
             self._kernels = {name: device.kernel(program, name, of) for name, of in types.items()}
             with device.unrecorded():

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from kernels.conv_layout import Layer, Layout, Room, Tables
-from kernels.device.build_lock import building
-from kernels.device.device import Kernel, Located, OpenDevice, define, source
+from kernels.device.device import Located, OpenDevice, define, source
+from kernels.device.kernel import Kernel
 
 SPAN = 64
 """Rows and columns of a work-group's tile."""
@@ -27,7 +27,7 @@ class GpuConvolution:
         self._x, self._pieces = Room(device), Room(device)
         types = (*_AT * 4, None, None, *(np.int32,) * 23)
         texts = [define({"PART": part}) + source("common.cl", "conv_local.cl") for part in range(3)]
-        with building(device.info, texts):
+        with device.building(texts):
             programs = [device.build(text, {}) for text in texts]
             self._parts = [device.kernel(program, "gathered", types) for program in programs]
             adding = (None, *_AT * 2, np.int32, np.int32, np.uint64, np.uint64)

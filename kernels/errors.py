@@ -10,4 +10,11 @@ class KernelError(Exception):
 
 
 class DeviceError(KernelError):
-    """A device cannot be found, chosen or used; the text names it and says what to do."""
+    """A device cannot be found, chosen or used; the text names it and says what to do.
+
+    ``reason`` is what its driver said, in one line, or "".
+    """
+
+    def __init__(self, text: str, reason: str = "") -> None:
+        super().__init__(text)
+        self.reason = reason

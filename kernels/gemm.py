@@ -9,16 +9,20 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from pyopencl import cltypes
 
 from kernels.activations import activation as find_activation
 from kernels.cut import FORMS, HEIGHT, Choice, Cut, ShapeClass, Tile, best_cut, shape_class
-from kernels.device.device import Kernel, Located, OpenDevice, define, source
+from kernels.device.device import Located, OpenDevice, define, source
+from kernels.device.kernel import Kernel
 from kernels.interface import Form
 
 DEPTH = 272
 """Rows of B that are packed at a time, at most: 17 KiB a narrow panel, in a core's first cache."""
 AHEAD = 2
 """Tiles of each panel over which what is packed next is asked for: fewer ask too quickly for it."""
+PRODUCTS = 50
+"""Products that a core adds a nanosecond."""
 SPAN = 64
 """Rows and columns of a work-group's tile on devices other than CPUs."""
 
@@ -45,7 +49,7 @@ class Gemm:
         self._products: dict[Form, Kernel] = {}
         for form, text in gemm_sources(device).items():
             program = device.build(text, {})
-            self._products[form] = device.kernel(program, "product", (None,) * 7)
+            self._products[form] = device.kernel(program, "product", (*(None,) * 6, cltypes.long16))
 
     def __call__(
         self,
@@ -83,7 +87,8 @@ class Gemm:
             grid, group = cut.grid(m, n), (1, 1)
         else:
             grid, group = (-(-n // SPAN) * 16, -(-m // SPAN) * 16), (16, 16)
-        self._products[form](grid, group, *(buffer for buffer, _ in arrays), numbers)
+        work = m * n * k / PRODUCTS
+        self._products[form](grid, group, *(buffer for buffer, _ in arrays), numbers, work=work)
 
     def cut_by(self, choice: Choice | None, form: Form, m: int, n: int, k: int) -> Cut:
         """Return how a product is cut by a choice, or by the model where there is none."""

@@ -16,11 +16,12 @@ from kernels.checks import (
     check_view,
 )
 from kernels.convolution import Convolution, Layer
-from kernels.device.build_lock import building
-from kernels.device.device import Located, OpenDevice, Replay
+from kernels.device.device import Located, OpenDevice
 from kernels.device.discovery import DeviceInfo
+from kernels.device.kernel import Replay
 from kernels.device.memory import host_bytes
 from kernels.device.thread_affinity import POCL
+from kernels.device.trial import Tell
 from kernels.errors import KernelError
 from kernels.gemm import Gemm, gemm_sources
 from kernels.interface import Array, DeviceRule, Form, Mirror
@@ -73,14 +74,19 @@ class OpenCLEngine:
     """
 
     def __init__(
-        self, info: DeviceInfo, memory: float | None = None, *, search: bool = False
+        self,
+        info: DeviceInfo,
+        memory: float | None = None,
+        *,
+        search: bool = False,
+        tell: Tell = lambda _: None,
     ) -> None:
         """Open a device, which gives no more than `memory`: see `OpenDevice`."""
         self.info = info
         self.waits = 0
-        self.device = OpenDevice(info, memory)
+        self.device = OpenDevice(info, memory, tell)
         self._operations = Operations(self.device)
-        with building(info, [*gemm_sources(self.device).values()]):
+        with self.device.building([*gemm_sources(self.device).values()]):
             self._gemm = Gemm(self.device)
             self._warm()
         prepare(self.device, self._gemm, first_use=search)

@@ -5,12 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from kernels.device.build_lock import building
-from kernels.device.device import Kernel, Located, OpenDevice, source
+from kernels.device.device import Located, OpenDevice, source
+from kernels.device.kernel import Kernel
 from kernels.operation import Operation
 
 ITEMS_A_UNIT = 4
 """Work-items for each of a CPU's compute units, where the grain allows so many: enough to share."""
+
+GRAIN_TIME = 2000.0
+"""Nanoseconds that the items which are worth a work-item take, more or less."""
 
 
 class Operations:
@@ -40,13 +43,14 @@ class Operations:
         located = (part for at in arrays for part in at)
         # Groups of one on CPUs: another size would be another compilation, and tails a third.
         group = (1,) if self._cpu else None
-        kernel((-(-items // share),), group, *located, *numbers, items, share)
+        work = GRAIN_TIME * items / grain
+        kernel((-(-items // share),), group, *located, *numbers, items, share, work=work)
 
     def _prepare(self, operation: Operation) -> Kernel:
         """Build an operation's kernel, and run it over nothing: many devices compile only then."""
         device = self._device
         text = source("common.cl", operation.source)
-        with building(device.info, [text, operation.name]):
+        with device.building([text, operation.name]):
             program = self._programs.get(operation.source)
             if program is None:
                 program = self._programs[operation.source] = device.build(text, {})

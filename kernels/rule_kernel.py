@@ -3,14 +3,27 @@
 from collections.abc import Sequence
 
 import numpy as np
+from pyopencl import cltypes
 
-from kernels.device.build_lock import building
 from kernels.device.device import Located, OpenDevice, define, source
 from kernels.device.discovery import DeviceInfo
-from kernels.rule_twin import RULES, Coefficients, RuleSpec, Update, coefficients, state_count
+from kernels.rule_twin import (
+    RULES,
+    Coefficients,
+    KnownCoefficients,
+    RuleSpec,
+    Update,
+    state_count,
+)
 
 SHARE = 16384
 """Elements of one work-item on CPUs."""
+
+LARGE = 1 << 30
+MOVING = 0.025
+"""Nanoseconds that a core needs to move a byte."""
+ALONE = 3
+"""An update is waited for: that costs as much as so many kernels do between others."""
 
 _NOWHERE: Located = (None, 0)
 
@@ -44,8 +57,9 @@ class RuleProgram:
         codes = {f"RULE_{name.upper()}": code for code, name in enumerate(RULES)}
         values = {**codes, "RULE": RULES.index(spec.name), "STATES": self._states}
         text = define(values) + source("common.cl", "rules.cl")
-        types = (*(None, np.uint64) * 5, np.uint64, np.int32, *(np.float32,) * 10)
-        with building(device.info, [text]):
+        types = (*(None,) * 5, cltypes.ulong8, cltypes.float16)
+        self._bytes = 4 * (3 + 2 * self._states)
+        with device.building([text]):
             self._kernel = device.kernel(device.build(text, {}), "apply_rule", types)
             self._warm()
 
@@ -54,8 +68,11 @@ class RuleProgram:
         weights, gradient, one, two = (self._device.buffer(4) for _ in range(4))
         constants = Coefficients(*(np.float32(1),) * 10)
         state = [(one, 0), (two, 0)][: self._states]
-        self.enqueue((weights, 0), (weights, 0), (gradient, 0), state, 1, constants)
-        self._device.finish()
+        for size in (1, LARGE):  # on each of the device's queues
+            self.enqueue(
+                (weights, 0), (weights, 0), (gradient, 0), state, min(size, 1), constants, size
+            )
+            self._device.finish()
 
     def enqueue(
         self,
@@ -65,23 +82,28 @@ class RuleProgram:
         state: Sequence[Located],
         size: int,
         constants: Coefficients,
+        weight: int | None = None,
     ) -> None:
-        """Enqueue one update of `size` elements; `out` may be `weights`."""
+        """Enqueue one update of `size` elements; `out` may be `weights`.
+
+        ``weight`` is the size by which it is judged where to compute it, its own unless given.
+        """
         if size == 0:
             return
-        one, two = [*state, _NOWHERE, _NOWHERE][:2]
         share = SHARE if self._cpu else 1
+        arrays = (weights, out, gradient, *state, *(_NOWHERE,) * (2 - self._states))
+        numbers = np.array((*(offset for _, offset in arrays), size, share, 0), np.uint64)
+        # What it costs to launch a kernel grows with the number of its arguments.
+        floats = np.zeros(16, np.float32)
+        floats[: len(constants)] = constants
         self._kernel(
             (-(-size // share),),
             (1,) if self._cpu else None,
-            *weights,
-            *out,
-            *gradient,
-            *one,
-            *two,
-            size,
-            share,
-            *constants,
+            *(buffer for buffer, _ in arrays),
+            numbers,
+            floats,
+            work=MOVING * self._bytes * (size if weight is None else weight),
+            kernels=ALONE,
         )
 
 
@@ -90,7 +112,7 @@ class RuleKernel:
 
     def __init__(self, device: OpenDevice, spec: RuleSpec) -> None:
         self._device = device
-        self._spec = spec
+        self._coefficients = KnownCoefficients(spec)
         self._program = RuleProgram(device, spec)
         self._buffers: list[object] = []
 
@@ -100,18 +122,18 @@ class RuleKernel:
         if size == 0:
             return
         device = self._device
-        in_place = _same(update.out, update.weights)
-        weights = device.host_buffer(update.weights, written=in_place)
-        out = weights if in_place else device.host_buffer(update.out)
-        gradient = device.host_buffer(update.gradient, written=False)
-        state = [device.host_buffer(array) for array in update.state]
+        in_place = update.out is update.weights or _same(update.out, update.weights)
+        weights = device.host_buffer(update.weights, written=in_place, kept=True)
+        out = weights if in_place else device.host_buffer(update.out, kept=True)
+        gradient = device.host_buffer(update.gradient, written=False, kept=True)
+        state = [device.host_buffer(array, kept=True) for array in update.state]
         self._program.enqueue(
             (weights, 0),
             (out, 0),
             (gradient, 0),
             [(buffer, 0) for buffer in state],
             size,
-            coefficients(self._spec, update.scale, update.rate, update.step),
+            self._coefficients(update.scale, update.rate, update.step),
         )
         for buffer in (out, *state):
             device.map_for_host(buffer, size)

@@ -6,14 +6,16 @@ Loshchilov and Hutter 2019.
 """
 
 from collections.abc import Callable
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy import multiply, subtract
 
 from kernels.errors import KernelError
 
-CHUNK = 16384
+CHUNK = 65536
 """Elements the twin works on at a time: its scratch and five arrays stay in a core's cache."""
 
 
@@ -36,7 +38,7 @@ class RuleSpec:
         state_count(self.name)
 
 
-@dataclass
+@dataclass(slots=True)
 class Update:
     """One update of a range of weights; host arrays, float32, contiguous, all of one size."""
 
@@ -71,7 +73,9 @@ class Coefficients(NamedTuple):
 def coefficients(spec: RuleSpec, scale: float, rate: float, step: int) -> Coefficients:
     """Return an update's scalars; the kernel and the twin use the same ones."""
     one, two, times, correction = spec.momentum, 0.0, rate, 1.0
-    if spec.name == "rmsprop":
+    if spec.name == "sgd" and spec.weight_decay == 0:
+        scale, times = 1.0, scale * rate  # one product fewer for each element
+    elif spec.name == "rmsprop":
         one = spec.decay
     elif spec.name in ("adam", "adamw"):
         one, two = spec.beta1, spec.beta2
@@ -91,13 +95,31 @@ def coefficients(spec: RuleSpec, scale: float, rate: float, step: int) -> Coeffi
     )
 
 
+class KnownCoefficients:
+    """The coefficients of one rule, computed anew only where they change."""
+
+    def __init__(self, spec: RuleSpec) -> None:
+        self._spec = spec
+        self._counts = spec.name in ("adam", "adamw")
+        self._scale = self._rate = np.nan
+        self._step = 0
+        self._last = coefficients(spec, 1.0, 1.0, 1)
+
+    def __call__(self, scale: float, rate: float, step: int) -> Coefficients:
+        """Return an update's scalars, see `coefficients`."""
+        if rate != self._rate or scale != self._scale or (self._counts and step != self._step):
+            self._scale, self._rate, self._step = scale, rate, step
+            self._last = coefficients(self._spec, scale, rate, step)
+        return self._last
+
+
 Chunk = tuple[np.ndarray, ...]
 """weights, out, g, scratch, then the state: what a step works on. `g` is the scaled gradient."""
 
 
 def _sgd(c: Coefficients, w: np.ndarray, out: np.ndarray, g: np.ndarray, t: np.ndarray) -> None:
-    np.multiply(g, c.rate, out=t)
-    np.subtract(w, t, out=out)
+    multiply(g, c.rate, t)
+    subtract(w, t, out)
 
 
 def _momentum(
@@ -110,8 +132,8 @@ def _momentum(
 ) -> None:
     velocity *= c.one
     velocity += g
-    np.multiply(velocity, c.rate, out=t)
-    np.subtract(w, t, out=out)
+    multiply(velocity, c.rate, out=t)
+    subtract(w, t, out=out)
 
 
 def _nesterov(
@@ -124,16 +146,16 @@ def _nesterov(
 ) -> None:
     velocity *= c.one
     velocity += g
-    np.multiply(velocity, c.one, out=t)
+    multiply(velocity, c.one, out=t)
     t += g
     t *= c.rate
-    np.subtract(w, t, out=out)
+    subtract(w, t, out=out)
 
 
 def _adagrad(
     c: Coefficients, w: np.ndarray, out: np.ndarray, g: np.ndarray, t: np.ndarray, sums: np.ndarray
 ) -> None:
-    np.multiply(g, g, out=t)
+    multiply(g, g, out=t)
     sums += t
     _divided(c, w, out, g, t, sums)
 
@@ -141,7 +163,7 @@ def _adagrad(
 def _rmsprop(
     c: Coefficients, w: np.ndarray, out: np.ndarray, g: np.ndarray, t: np.ndarray, mean: np.ndarray
 ) -> None:
-    np.multiply(g, g, out=t)
+    multiply(g, g, out=t)
     t *= c.rest_one
     mean *= c.one
     mean += t
@@ -160,7 +182,7 @@ def _divided(
     t += c.epsilon
     g *= c.rate
     g /= t
-    np.subtract(w, g, out=out)
+    subtract(w, g, out=out)
 
 
 def _adam(
@@ -172,7 +194,7 @@ def _adam(
     mean: np.ndarray,
     square: np.ndarray,
 ) -> None:
-    np.multiply(g, c.rest_one, out=t)
+    multiply(g, c.rest_one, out=t)
     mean *= c.one
     mean += t
     g *= g
@@ -182,9 +204,9 @@ def _adam(
     np.sqrt(square, out=t)
     t *= c.correction
     t += c.epsilon
-    np.multiply(mean, c.rate, out=g)
+    multiply(mean, c.rate, out=g)
     g /= t
-    np.subtract(w, g, out=out)
+    subtract(w, g, out=out)
 
 
 _RULES: dict[str, tuple[int, Callable[..., None]]] = {
@@ -208,31 +230,67 @@ def state_count(name: str) -> int:
 
 
 class RuleTwin:
-    """A rule in numpy, a cache-sized chunk at a time, with scratch that is kept and reused."""
+    """A rule in numpy, a cache-sized chunk at a time, with scratch that is kept and reused.
+
+    It belongs to one thread at a time.
+    """
 
     def __init__(self, spec: RuleSpec) -> None:
-        self._spec = spec
+        self._coefficients = KnownCoefficients(spec)
+        self._run = _RULES[spec.name][1]
+        self._decoupled = spec.name == "adamw"
+        self._scaled = spec.name != "sgd" or spec.weight_decay != 0
         self._scratch = np.empty((3, CHUNK), np.float32)
+        self._rows = tuple(self._scratch)
+        # Overflow and invalid numbers are for the check of finiteness to judge, not for warnings. To
+        # enter a context that says so is quicker than to say so each time.
+        self._quiet = copy_context()
+        self._quiet.run(np.seterr, all="ignore")
+        self._here = self._apply
 
     def apply(self, update: Update) -> None:
         """Apply one update, already checked; bit-equal to the kernel by IEEE 754's rounding."""
-        c = coefficients(self._spec, update.scale, update.rate, update.step)
-        decoupled = self._spec.name == "adamw"
-        run = _RULES[self._spec.name][1]
+        self._quiet.run(self._here, update)
+
+    def _apply(self, update: Update) -> None:
+        c = self._coefficients(update.scale, update.rate, update.step)
+        weights = update.weights
+        if not self._scaled and weights.size == self._rows[0].size and weights.ndim == 1:
+            # Plain sgd on a slice as large as the last one: what it costs is mostly Python's.
+            scratch = self._rows[0]
+            multiply(update.gradient, c.rate, scratch)
+            subtract(weights, scratch, update.out)
+            return
         arrays = (update.weights, update.out, update.gradient, *update.state)
-        flat = [array.reshape(-1) for array in arrays]
-        size = flat[0].size
-        # Overflow and invalid numbers are for the check of finiteness to judge, not for warnings.
-        with np.errstate(all="ignore"):
-            for start in range(0, size, CHUNK):
-                stop = min(start + CHUNK, size)
-                parts = flat if size <= CHUNK else [array[start:stop] for array in flat]
-                w, out, gradient, *state = parts
-                g, t, kept = self._scratch[:, : stop - start]
-                np.multiply(gradient, c.scale, out=g)
-                if decoupled:
-                    w = np.multiply(w, c.keep, out=kept)
-                elif c.decay != 0:
-                    np.multiply(w, c.decay, out=t)
-                    g += t
-                run(c, w, out, g, t, *state)
+        if update.weights.ndim != 1:
+            arrays = tuple(array.reshape(-1) for array in arrays)
+        size = update.weights.size
+        if size <= CHUNK:
+            self._chunk(c, size, *arrays)
+            return
+        for start in range(0, size, CHUNK):
+            stop = min(start + CHUNK, size)
+            self._chunk(c, stop - start, *(array[start:stop] for array in arrays))
+
+    def _chunk(
+        self,
+        c: Coefficients,
+        size: int,
+        w: np.ndarray,
+        out: np.ndarray,
+        gradient: np.ndarray,
+        *state: np.ndarray,
+    ) -> None:
+        if self._rows[0].size != size:
+            self._rows = tuple(self._scratch[:, :size])
+        g, t, kept = self._rows
+        if self._scaled:
+            multiply(gradient, c.scale, g)
+        else:
+            g = gradient
+        if self._decoupled:
+            w = multiply(w, c.keep, kept)
+        elif c.decay != 0:
+            multiply(w, c.decay, t)
+            g += t
+        self._run(c, w, out, g, t, *state)

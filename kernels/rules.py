@@ -14,9 +14,11 @@ if TYPE_CHECKING:
 
 __all__ = ["RULES", "RuleRunner", "RuleSpec", "Update", "state_count"]
 
-TWIN_BELOW = 32768
-"""Elements in all below which numpy is quicker than a launch and a wait (`paramserver doctor`
-prints both sides)."""
+_FLOAT32 = np.dtype(np.float32)
+
+TWIN_BELOW = (98304, 40960, 8192)
+"""Elements in all below which numpy is quicker than a launch and a wait, for rules of no state, of one
+array of it and of two (`scripts/bench rules` prints both sides)."""
 
 
 class RuleRunner:
@@ -34,6 +36,7 @@ class RuleRunner:
         self.spec = spec
         self._engine = engine
         self._twin = RuleTwin(spec)
+        self._states = state_count(spec.name)
         self._kernel: RuleKernel | None = None
         self.twin_is_equal = True
         """Whether the twin proved bit-equal on this device (always where it does everything)."""
@@ -53,8 +56,22 @@ class RuleRunner:
         """
         total = 0
         for update in updates:
-            total += _check(self.spec, update)
-        if self._kernel is None or (total < TWIN_BELOW and self.twin_is_equal):
+            weights, gradient = update.weights, update.gradient
+            size = weights.size
+            if (  # what is no plain sgd in place, or looks odd, is looked at more closely
+                update.out is not weights
+                or self._states
+                or gradient.size != size
+                or weights.dtype is not _FLOAT32
+                or gradient.dtype is not _FLOAT32
+                or not weights.flags.c_contiguous
+                or not gradient.flags.c_contiguous
+                or update.state
+                or update.step < 1
+            ):
+                _check(self.spec, self._states, update)
+            total += size
+        if self._kernel is None or (total < TWIN_BELOW[self._states] and self.twin_is_equal):
             for update in updates:
                 self._twin.apply(update)
             return
@@ -92,19 +109,29 @@ class RuleRunner:
         return equal
 
 
-def _check(spec: RuleSpec, update: Update) -> int:
-    arrays = (update.weights, update.out, update.gradient, *update.state)
-    size = update.weights.size
-    if len(update.state) != state_count(spec.name):
-        raise KernelError(
-            f"rule {spec.name} keeps {state_count(spec.name)} state arrays, got {len(update.state)}"
-        )
-    for array in arrays:
-        if array.dtype != np.float32 or not array.flags.c_contiguous or array.size != size:
-            raise KernelError(
-                f"rule {spec.name} takes contiguous float32 arrays of one size ({size}), "
-                f"got {array.dtype}{list(array.shape)}"
-            )
+def _check(spec: RuleSpec, states: int, update: Update) -> None:
+    weights, gradient, out = update.weights, update.gradient, update.out
+    size = weights.size
+    if len(update.state) != states:
+        raise KernelError(f"rule {spec.name} keeps {states} state arrays, got {len(update.state)}")
+    if not _fits(weights, size) or not _fits(gradient, size):
+        raise KernelError(_misfit(spec, size, weights, gradient))
+    if out is not weights and not _fits(out, size):
+        raise KernelError(_misfit(spec, size, out))
+    for array in update.state:
+        if not _fits(array, size):
+            raise KernelError(_misfit(spec, size, array))
     if update.step < 1:
         raise KernelError(f"updates are numbered from 1, got {update.step}")
-    return size
+
+
+def _fits(array: np.ndarray, size: int) -> bool:
+    return array.size == size and array.dtype == _FLOAT32 and array.flags.c_contiguous
+
+
+def _misfit(spec: RuleSpec, size: int, *arrays: np.ndarray) -> str:
+    wrong = next((array for array in arrays if not _fits(array, size)), arrays[0])
+    return (
+        f"rule {spec.name} takes contiguous float32 arrays of one size ({size}), "
+        f"got {wrong.dtype}{list(wrong.shape)}"
+    )

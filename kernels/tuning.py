@@ -4,7 +4,6 @@ A choice changes no bit of a result, see `kernels.cut`. It is kept for one devic
 compute units and text of the kernels; other processes that are at work meanwhile make it worse.
 """
 
-import hashlib
 import json
 import os
 import statistics
@@ -18,9 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from kernels.cut import CLASSES, Choice, ShapeClass
-from kernels.device.build_lock import building
+from kernels.device.build_lock import building, key_of
 from kernels.device.cache import cache_folder
-from kernels.device.device import Located, OpenDevice, Replay
+from kernels.device.device import Located, OpenDevice
+from kernels.device.kernel import Replay
 from kernels.device.thread_affinity import POCL
 from kernels.errors import DeviceError
 from kernels.gemm import Gemm, gemm_sources
@@ -67,9 +67,8 @@ def shipped(device: OpenDevice) -> bool:
 def path_of(device: OpenDevice) -> Path:
     """Return where a device's choices are kept. Raises DeviceError, see `cache_folder`."""
     info = device.info
-    parts = (info.platform, info.name, info.driver, str(info.compute_units), str(FORMAT))
-    text = "\0".join((*parts, *gemm_sources(device).values()))
-    return cache_folder() / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.tuned"
+    key = key_of(info, str(info.compute_units), str(FORMAT), *gemm_sources(device).values())
+    return cache_folder() / f"{key}.tuned"
 
 
 def load(device: OpenDevice) -> dict[ShapeClass, Choice] | None:
@@ -113,6 +112,10 @@ def prepare(device: OpenDevice, gemm: Gemm, *, first_use: bool) -> None:
         with building(device.info, ["search", *gemm_sources(device).values()]):
             kept = load(device)
             if kept is None:
+                device.tell(
+                    f"looking for the best cuts of products on device {device.info}: "
+                    f"{SHORT:.0f} s at most, once (device.tune = false leaves it out)"
+                )
                 with suppress(OSError, DeviceError):  # it is then searched for again
                     kept = chosen(search(device, gemm, QUICK_CHOICES, SHORT))
                     save(device, kept)

@@ -41,6 +41,7 @@ from paramserver.console import (
     start_logging,
 )
 from paramserver.errors import TryAgain, UserError
+from paramserver.launch.children import tell_launcher
 from paramserver.launch.lifeline import read_handover, wake_when_launcher_dies
 from paramserver.phrases import counted
 
@@ -257,10 +258,12 @@ def start(
             device_config.select,
             data_root,
             memory=device_config.memory,
+            target=device_config.target_cpu,
             tune=device_config.tune,
+            tell=tell_launcher,
         ),
         join=join,
-        open_rules=partial(open_rules, device_config.select),
+        open_rules=partial(open_rules, device_config.select, device_config.target_cpu),
     )
     signals = run_loop(live(peer, lifeline=lifeline, embedded=False))
     signals.reraise()

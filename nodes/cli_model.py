@@ -15,7 +15,7 @@ import numpy.typing as npt
 import typer
 from pydantic import ValidationError
 
-from kernels.device.discovery import choose
+from kernels.device.choice import choose
 from kernels.engine import open_engine
 from nodes.data import DataConfig, Dataset, load_dataset
 from nodes.data.csvtable import Columns

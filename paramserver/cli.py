@@ -141,7 +141,9 @@ def start(
         secret,
         shard=roles == "shard",
         join=join,
-        open_rules=partial(open_rules, loaded.config.device.select),
+        open_rules=partial(
+            open_rules, loaded.config.device.select, loaded.config.device.target_cpu
+        ),
     )
     signals = run_loop(live(peer, lifeline=lifeline, embedded=embedded))
     signals.reraise()

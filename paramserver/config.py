@@ -11,9 +11,19 @@ import ipaddress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
+from kernels.device.target_cpu import check_name
+from kernels.errors import DeviceError
 from paramserver.address import parse_address
 from paramserver.schedule import Rate
 from paramserver.spec import LONGEST_PERIOD, Rule, RuleName
@@ -177,19 +187,29 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def _target_cpu(name: str) -> str:
+    try:
+        return check_name(name)
+    except DeviceError as error:
+        raise ValueError(str(error).partition(" = ")[2]) from error
+
+
 class DeviceConfig(Section):
     """What to compute on.
 
     ``select`` is "auto", an index, a part of a name, a type ("cpu", "gpu") or "numpy"; ``cores``
     the CPU cores that one worker uses, its share of the machine unless given. ``memory`` bounds what
     one worker's arrays take on an OpenCL device: bytes, or up to 1 a share of the device's memory.
-    ``tune`` lets the first start on a kind of device for which no figures are shipped look for the
-    best cuts of its products, for 10 seconds at most; what it finds is kept.
+    ``target_cpu`` is the CPU that PoCL compiles for, by a name that LLVM knows, or "as found"; unless
+    given it is the level of the x86-64 psABI that this machine has. ``tune`` lets the first start on a
+    kind of device for which no figures are shipped look for the best cuts of its products, for 10
+    seconds at most; what it finds is kept.
     """
 
     select: Text = "auto"
     cores: Annotated[int, Field(gt=0, le=4096)] | None = None
     memory: Annotated[float, Field(gt=0)] | None = None
+    target_cpu: Annotated[str, AfterValidator(_target_cpu)] | None = None
     tune: bool = True
 
 

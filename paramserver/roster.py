@@ -64,11 +64,13 @@ class Roster:
                 raise Evicted(f"{who} was replaced by the later incarnation {other}")
         return found
 
-    def add(self, who: PeerId, device: str, now: float) -> Worker:
+    def add(self, who: PeerId, device: str, kind: str, now: float) -> Worker:
         """Take in a worker; its clock is the least active one."""
         least = min((worker.clock for worker in self.workers.values()), default=0)
         clock = min(self.clocks(), default=least)
-        worker = self.workers[who] = Worker(who, device, joined=now, heard=now, clock=clock)
+        worker = self.workers[who] = Worker(
+            who, device, joined=now, heard=now, clock=clock, kind=kind
+        )
         return worker
 
     def remove(self, who: PeerId, reason: str, now: float) -> Worker | None:

@@ -60,6 +60,7 @@ def snapshot(table: RunTable, now: float) -> dict[str, Any]:
             who.name: {
                 "incarnation": who.incarnation,
                 "device": worker.device,
+                "kind": worker.kind,
                 "clock": worker.clock,
                 "examples": worker.examples,
                 "heard_ago": now - worker.heard,

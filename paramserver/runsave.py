@@ -45,6 +45,7 @@ def save(table: RunTable, now: float) -> dict[str, Any]:
         "epochs_wanted": table.spec.epochs,
         "seconds": table.seconds(now),
         "longest_pause": table.figures.longest_pause,
+        "kinds": sorted(table.kinds),
     }
 
 
@@ -95,6 +96,7 @@ def _load(table: RunTable, state: Mapping[str, Any], updates: int) -> None:
     if table.spec.epochs <= state["epochs_wanted"]:  # asked for more, what stopped early goes on
         table.ending = table.judge.verdict()
     table.figures.longest_pause = float(state["longest_pause"])
+    table.kinds |= {str(kind) for kind in state.get("kinds", [])}
     again = (updates - table.figures.steps) * table.stride if ours[0] != "bsp" else 0
     table.figures.repeated_examples = max(int(state["repeated_examples"]), again)
 

@@ -73,6 +73,8 @@ class Worker:
     examples: int = 0
     lease: Lease | None = None
     makes_weights: bool = False
+    kind: str = ""
+    """What its device has in common with those that compute the same bits."""
 
 
 @dataclass(slots=True)

@@ -42,6 +42,8 @@ class RunTable:
         self.serial = 0
         self.roster = Roster(spec, now)
         self.figures = Figures(now)
+        self.kinds: set[str] = set()
+        """Kinds of the devices that have worked on the run, in all of its lives."""
         self.batch_size = spec.batch_size
         self.wanted_cut: int | None = None
         self.cut: dict[str, Any] | None = None
@@ -99,7 +101,7 @@ class RunTable:
         self.roster.refuse_dropped(who)
         worker = self.roster.workers.get(who)
         if worker is None:
-            worker = self._join(who, report.device, now)
+            worker = self._join(who, report.device, report.kind, now)
             if self.spec.data_fingerprint not in ("", report.data) and report.unable is None:
                 self._unable(
                     worker,
@@ -126,11 +128,13 @@ class RunTable:
         if report.poisoned is not None:
             self._poisoned(worker, report.poisoned, now)
 
-    def _join(self, who: PeerId, device: str, now: float) -> Worker:
+    def _join(self, who: PeerId, device: str, kind: str, now: float) -> Worker:
         for other in self.roster.others_of(who):
             self.drop(other, f"replaced by the later incarnation {who}", now)
         self.serial += 1
-        return self.roster.add(who, device, now)
+        if kind:
+            self.kinds.add(kind)
+        return self.roster.add(who, device, kind, now)
 
     # Lending
 

@@ -199,10 +199,34 @@ unpack_zookeeper() (
   mkdir -p "$(dirname -- "$1")" && rm -rf "$1" && mv unpacked "$1"
 )
 
+# Have an OpenCL device that works, which pip brings for x86-64 alone, and for no CPU that its compiler
+# refuses. Without one we go on: the command itself says what is wrong, or is told to use numpy.
+ensure_device() {
+  local found=''
+  if [[ -e $venv/.device-works ]] || find_device; then
+    return
+  fi
+  say "no OpenCL device yet: ${found##*$'\n'}"
+  if ! command -v apt-get >/dev/null; then
+    say "install PoCL from this system's packages, or a GPU's driver"
+  elif ((EUID != 0)); then
+    say "to get one: sudo apt-get update && sudo apt-get install -y --no-install-recommends pocl-opencl-icd"
+  elif (install_packages pocl-opencl-icd) && find_device; then
+    say "found device $found"
+  fi
+}
+
+# Set `found` to the device that a run takes, or to why there is none.
+find_device() {
+  found=$("$venv/bin/python" -I -m kernels.device 2>/dev/null) || return
+  touch "$venv/.device-works"
+}
+
 ensure_environment() {
   local extra=$1 started=$SECONDS
   if is_current "$extra"; then
     ensure_system no-python
+    ensure_device
     return
   fi
   [[ -w $root && -w $root/pyproject.toml ]] ||
@@ -213,13 +237,15 @@ ensure_environment() {
   flock --timeout 900 9 || not_ready "another set-up of $venv has not ended within 15 minutes"
   if ! is_current "$extra"; then
     ensure_system python
-    say "setting up $venv, once"
+    say "setting up $venv, once: pip fetches numpy, scikit-learn, pyopencl with a CPU device and others"
     is_usable || make_environment
     pip_install "$extra"
     fingerprint "$extra" >"$venv/.installed-$extra"
     # What the tests need includes what a run needs.
     [[ $extra == run ]] || fingerprint run >"$venv/.installed-run"
+    rm -f "$venv/.device-works"
     say "set up in $((SECONDS - started)) s with Python $(version_of "$venv/bin/python")"
   fi
   exec 9>&-
+  ensure_device
 }

@@ -1,10 +1,55 @@
 # shellcheck shell=bash
 # Other implementations of OpenCL, for scripts/test --all, which sources this after environment.sh.
 #
-# Neither becomes a device of ordinary tests and runs: Intel's runtime lies in a folder of its own
-# inside `.venv`, and Oclgrind is a command that runs another one.
+# None becomes a device of ordinary tests and runs: Debian's PoCL and Intel's runtime lie in folders of
+# their own inside `.venv`, and Oclgrind is a command that runs another one.
 
+debian="$venv/debian-pocl"
 intel="$venv/intel-opencl"
+
+# Run pytest on the device tests on pip's PoCL, compiling for each level below this CPU's own.
+test_on_levels() {
+  local level
+  for level in $("$venv/bin/python" -c '
+from kernels.device.target_cpu import LEVELS, own_level
+names = list(LEVELS)
+print(*names[: names.index(own_level())] if own_level() else "")'); do
+    say "the device tests on pip's PoCL for $level"
+    POCL_LLVM_CPU_NAME=$level TEST_DEVICES="for $level" "$@" tests/device || return
+  done
+}
+
+# Unpack Debian's PoCL and what it needs beyond this system, once (70 MB to fetch, 380 MB on disk).
+ensure_debian_pocl() (
+  local package library packages
+  [[ ! -r $debian/vendors/pocl.icd ]] || return 0
+  command -v apt-get >/dev/null || return 1
+  folder=$(mktemp -d) && cd -- "$folder" || return 1
+  trap 'rm -rf "$folder"' EXIT
+  mapfile -t packages < <(apt-get install -s --no-install-recommends pocl-opencl-icd 2>/dev/null |
+    awk '$1 == "Inst" { print $2 }')
+  ((${#packages[@]} > 0)) || return 1
+  say "unpacking Debian's PoCL into $debian, once"
+  apt-get -qq download "${packages[@]}" >/dev/null 2>&1 || return 1
+  rm -rf "$debian"
+  for package in *.deb; do
+    dpkg -x "$package" "$debian" || return 1
+  done
+  library=$(find "$debian/usr/lib" -name 'libpocl.so.*' ! -type l | head -n 1)
+  [[ -n $library ]] || return 1
+  mkdir -p "$debian/vendors" && printf '%s\n' "$library" >"$debian/vendors/pocl.icd"
+)
+
+# Run pytest on the device tests on Debian's PoCL alone; pip's is listed beside it.
+test_on_debian_pocl() {
+  local library
+  library=$(<"$debian/vendors/pocl.icd")
+  local -x OCL_ICD_VENDORS="$debian/vendors" LD_LIBRARY_PATH="${library%/*}"
+  for library in "$debian"/usr/lib/llvm-*/lib; do
+    LD_LIBRARY_PATH+=":$library"
+  done
+  TEST_DEVICES=debian "$@" tests/device
+}
 
 # Install Intel's runtime for CPUs (280 MB to fetch, 800 MB on disk), once. Its packages name it to the
 # loader by a path of the machine they were built on, so `vendors/` here says where it is.

@@ -56,18 +56,33 @@ static inline float sum_16(float16 v)
   return two.x + two.y;
 }
 
-/* PoCL 3.0 calls its own vector built-ins as for AVX-512 where the CPU has it but LLVM 14 does not
- * know the CPU (AMD's Zen 4): LLVM then ends the process. Halves of a float16 are called alike. */
+/* PoCL's library of built-in functions is one for the CPU, whatever the compiler is told to compile for.
+ * A vector that is wider than the compiler's registers is passed in other ones than the library reads
+ * them from, and LLVM ends the process. So each part is as wide as the compiler's registers. */
 #define TANH_1(x) tanh(x)
 #define EXP_1(x) exp(x)
 #define SQRT_1(x) sqrt(x)
 #define EXPM1_1(x) expm1(x)
 #define LOG1P_1(x) log1p(x)
-#define TANH_16(x) ((float16)(tanh((x).lo), tanh((x).hi)))
-#define EXP_16(x) ((float16)(exp((x).lo), exp((x).hi)))
-#define SQRT_16(x) ((float16)(sqrt((x).lo), sqrt((x).hi)))
-#define EXPM1_16(x) ((float16)(expm1((x).lo), expm1((x).hi)))
-#define LOG1P_16(x) ((float16)(log1p((x).lo), log1p((x).hi)))
+#if defined(__SSE2__) && !defined(__AVX__)
+#define IN_8(f, x) ((float8)(f((x).lo), f((x).hi)))
+#else
+#define IN_8(f, x) f(x)
+#endif
+#ifdef __AVX512F__
+#define IN_16(f, x) f(x)
+#else
+#define IN_16(f, x) ((float16)(IN_8(f, (x).lo), IN_8(f, (x).hi)))
+#endif
+#define TANH_8(x) IN_8(tanh, x)
+#define EXP_8(x) IN_8(exp, x)
+#define EXPM1_8(x) IN_8(expm1, x)
+#define LOG1P_8(x) IN_8(log1p, x)
+#define TANH_16(x) IN_16(tanh, x)
+#define EXP_16(x) IN_16(exp, x)
+#define SQRT_16(x) IN_16(sqrt, x)
+#define EXPM1_16(x) IN_16(expm1, x)
+#define LOG1P_16(x) IN_16(log1p, x)
 
 #define DEFINE_ACTIVATIONS(SUFFIX, T)                                                              \
   /* A NaN must stay one, so that the check of finiteness sees it: fmax would hide it. */          \

@@ -12,10 +12,6 @@
  * Tiles are of float8, 12 of them, for 16 registers (AVX2).
  */
 
-#define TANH_8(x) tanh(x)
-#define EXP_8(x) exp(x)
-#define EXPM1_8(x) expm1(x)
-#define LOG1P_8(x) log1p(x)
 DEFINE_ACTIVATIONS(8, float8)
 
 #define EACH_ROW(X) X(0) X(1) X(2) X(3) X(4) X(5)

@@ -40,18 +40,22 @@ __kernel
 __attribute__((reqd_work_group_size(1, 1, 1)))
 #endif
 void apply_rule(
-  const __global float *weights, ulong weights_at, __global float *out, ulong out_at,
-  const __global float *gradient, ulong gradient_at, __global float *state_one, ulong one_at,
-  __global float *state_two, ulong two_at, ulong size, int share,
-  float scale, float rate, float keep, float one, float two, float rest_one, float rest_two,
-  float correction, float epsilon, float decay)
+  const __global float *weights, __global float *out, const __global float *gradient,
+  __global float *state_one, __global float *state_two, ulong8 numbers, float16 constants)
 {
-  weights += weights_at;
-  out += out_at;
-  gradient += gradient_at;
-  state_one += one_at;
-  state_two += two_at;
-  const ulong start = get_global_id(0) * (ulong)share;
+  /* The orders are those of `kernels.rule_kernel` and `kernels.rule_twin.Coefficients`. */
+  weights += numbers.s0;
+  out += numbers.s1;
+  gradient += numbers.s2;
+  state_one += numbers.s3;
+  state_two += numbers.s4;
+  const ulong size = numbers.s5;
+  const ulong share = numbers.s6;
+  const float scale = constants.s0, rate = constants.s1, keep = constants.s2;
+  const float one = constants.s3, two = constants.s4;
+  const float rest_one = constants.s5, rest_two = constants.s6;
+  const float correction = constants.s7, epsilon = constants.s8, decay = constants.s9;
+  const ulong start = get_global_id(0) * share;
   const ulong end = min(start + share, size);
   ulong x = start;
   for (; x + 16 <= end; x += 16) {

@@ -7,14 +7,13 @@ The first process of a host to meet a device and a source builds, the others wai
 import fcntl
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import pyopencl as cl
-
 from kernels.device.cache import cache_folder
 from kernels.device.discovery import DeviceInfo
+from kernels.device.target_cpu import cache_name, own_level
 from kernels.errors import DeviceError
 
 BUILD_DEADLINE = 120.0
@@ -22,37 +21,57 @@ BUILD_DEADLINE = 120.0
 
 
 @contextmanager
-def building(info: DeviceInfo, texts: Sequence[str]) -> Iterator[None]:
+def building(
+    info: DeviceInfo, texts: Sequence[str], first: Callable[[], None] = lambda: None
+) -> Iterator[None]:
     """Hold a host-wide lock while kernels are built for the first time.
 
     The file that says "built" is only a hint: where it lies (a cache was cleared), processes build
-    side by side, which costs time and nothing else. Raises DeviceError after BUILD_DEADLINE.
+    side by side, which costs time and nothing else. ``first`` is called before a first build.
+
+    Raises:
+        DeviceError: another process has built them for BUILD_DEADLINE.
     """
-    parts = (info.platform, info.name, info.driver, cl.VERSION_TEXT, *texts)
-    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
-    folder = cache_folder()
+    key, folder = key_of(info, *texts), cache_folder()
     done = folder / f"{key}.built"
     if done.exists():
         yield
         return
-    path = folder / f"{key}.lock"
-    with path.open("w") as lock:
-        _lock(lock.fileno(), path)
+    with exclusive(folder / f"{key}.lock", "builds kernels"):
+        if not done.exists():
+            first()
         yield
         done.touch()
 
 
-def _lock(descriptor: int, path: Path) -> None:
-    deadline = time.monotonic() + BUILD_DEADLINE
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                raise DeviceError(
-                    f"another process has been building kernels for {BUILD_DEADLINE:.0f} s "
-                    f"(it holds {path}): look for one that hangs, and end it"
-                ) from None
-            time.sleep(0.05)
-        else:
-            return
+def key_of(info: DeviceInfo, *texts: str) -> str:
+    """Return a name for files about a device, its driver, what it compiles for, and texts."""
+    import pyopencl as cl  # a host without it uses numpy
+
+    built_for = cache_name(info.target, own_level())
+    parts = (info.platform, info.name, info.driver, built_for, cl.VERSION_TEXT, *texts)
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
+
+
+@contextmanager
+def exclusive(path: Path, doing: str) -> Iterator[None]:
+    """Hold a lock on a file of this host; ``doing`` says what its holder does.
+
+    Raises:
+        DeviceError: another process has held it for BUILD_DEADLINE.
+    """
+    with path.open("w") as lock:
+        deadline = time.monotonic() + BUILD_DEADLINE
+        while True:
+            try:
+                fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise DeviceError(
+                        f"another process {doing} for {BUILD_DEADLINE:.0f} s (it holds {path}): "
+                        "look for one that hangs, and end it"
+                    ) from None
+                time.sleep(0.05)
+            else:
+                break
+        yield

@@ -4,20 +4,32 @@ import shutil
 import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyopencl as cl
 
 from kernels.activations import ACTIVATIONS, LEAK
-from kernels.device.discovery import DeviceInfo, found_devices
+from kernels.device.build_lock import building
+from kernels.device.cache import cache_folder
+from kernels.device.discovery import DeviceInfo, found_devices, inline_device, is_inline
 from kernels.device.failures import Translating, check_ended_well
+from kernels.device.kernel import Kernel, Launch, Replay
 from kernels.device.memory import Buffer, DeviceMemory
+from kernels.device.target_cpu import cache_name, own_level
 from kernels.device.thread_affinity import POCL
+from kernels.device.trial import Tell
 from kernels.errors import DeviceError, KernelError
+
+WAKING = 15e3
+"""Nanoseconds that each kernel of a step takes longer on PoCL's threads, which sleep in between."""
+LONGEST_INLINE = 3e5
+"""Most nanoseconds of work that is done in the calling thread, which other Python threads wait for."""
+COPYING = 0.1
+"""Nanoseconds to copy a byte."""
 
 Located = tuple[Any, int]
 """A buffer and an offset in elements."""
@@ -34,97 +46,30 @@ def define(values: Mapping[str, int | str]) -> str:
     return "".join(f"#undef {name}\n#define {name} {value}\n" for name, value in values.items())
 
 
-class Kernel:
-    """One kernel with the types of its arguments fixed; like its device, for one thread at a time.
-
-    Buffers are passed as pyopencl's objects (None for one that the kernel will not touch), scalars
-    as Python numbers.
-    """
-
-    def __init__(self, device: "OpenDevice", program: Any, name: str, types: Sequence[Any]) -> None:
-        self._device = device
-        self._program = program
-        self._name = name
-        self._types = list(types)
-        self._kernel = self._new()
-
-    def _new(self) -> Any:
-        with self._device.translating(f"prepare its kernel {self._name}"):
-            kernel = cl.Kernel(self._program, self._name)
-            kernel.set_scalar_arg_dtypes(self._types)
-        return kernel
-
-    def __call__(self, grid: tuple[int, ...], group: tuple[int, ...] | None, *args: Any) -> None:
-        """Enqueue the kernel over `grid` work-items in groups of `group`; wait for nothing.
-
-        Under `OpenDevice.recording` it is taken down instead, with its arguments set once and for all:
-        to set them takes longer than many a kernel runs.
-        """
-        device = self._device
-        if device.recorded is None:
-            with device.translating("run a kernel"):
-                device.last = self._kernel(device.queue, grid, group, *args)
-            return
-        kernel = self._new()
-        with device.translating("run a kernel"):
-            kernel.set_args(*args)
-        # OpenCL does not keep what a kernel's arguments name; the launch does.
-        device.recorded.append(Launch(kernel, grid, group, args))
-
-
-class Launch(NamedTuple):
-    """A kernel with its arguments set."""
-
-    kernel: Any
-    grid: tuple[int, ...]
-    group: tuple[int, ...] | None
-    args: tuple[Any, ...]
-
-
-class Replay:
-    """Kernels in their order, each with its arguments, enqueued again by each call."""
-
-    def __init__(self, device: "OpenDevice", launches: list[Launch]) -> None:
-        self._device = device
-        self.launches = launches
-
-    def __repr__(self) -> str:
-        return f"<Replay of {len(self.launches)} kernels>"
-
-    def __call__(self) -> None:
-        """Enqueue them all; wait for nothing."""
-        device = self._device
-        with device.translating("run a kernel"):
-            gate = device.gate() if len(self.launches) > 1 else None
-            held = None if gate is None else [gate]
-            try:
-                for kernel, grid, group, _ in self.launches:
-                    device.last = cl.enqueue_nd_range_kernel(
-                        device.queue, kernel, grid, group, wait_for=held
-                    )
-                    held = None
-            finally:
-                if gate is not None:
-                    gate.set_status(cl.command_execution_status.COMPLETE)
-
-
 class OpenDevice:
-    """A device in use: its context, one in-order queue, and the host memory its copies still need.
+    """A device in use: its context, in-order queues, and the host memory its copies still need.
 
-    It belongs to one thread at a time.
+    Of its queues one is in use at a time, so that all is done in order. ``queue`` is the device's own.
+    ``inline`` is PoCL's, where it has one, that does at once and in the calling thread what it is
+    given: to wake threads takes longer than a small step. It belongs to one thread at a time.
     """
 
-    def __init__(self, info: DeviceInfo, memory: float | None = None) -> None:
+    def __init__(
+        self, info: DeviceInfo, memory: float | None = None, tell: Tell = lambda _: None
+    ) -> None:
         """Open a device.
 
         Args:
             info: which; the engine of another type is had by saying another type here.
             memory: what its buffers may take: bytes, or up to 1 a share of what it has.
+            tell: is told of what takes long.
 
         Raises:
             DeviceError: it is gone, or cannot be opened.
         """
         self.info = info
+        self.tell = tell
+        self._told = False
         self.lanes = 16 if info.type == "cpu" else 1
         self._copies: list[tuple[Any, Any]] = []
         self._retired: list[np.ndarray] = []
@@ -146,49 +91,73 @@ class OpenDevice:
                 "install binutils (apt install binutils)"
             )
         with self.translating("open the device"):
-            self.context = cl.Context([match[0]])
-            self.queue = cl.CommandQueue(self.context)
-            self.memory = DeviceMemory(info, self.context, memory)
+            self.cl_device, inline = match[0], inline_device(match[0])
+            self.context = cl.Context([self.cl_device, *([] if inline is None else [inline])])
+            self.queue = cl.CommandQueue(self.context, self.cl_device)
+            self.inline = None if inline is None else cl.CommandQueue(self.context, inline)
+            self.memory = DeviceMemory(info, self.context, self.cl_device, memory)
+        self._gated = info.platform == POCL and info.type == "cpu" and not is_inline(match[0])
+        self._here = False
 
-    @cached_property
+    @property
     def wide(self) -> bool:
         """Whether the device's compiler makes instructions of 16 floats (AVX-512)."""
-        return self.info.type == "cpu" and self._vector_width() == 16
+        return self.width == 16
+
+    @cached_property
+    def width(self) -> int:
+        """Floats of the widest instructions that the device's compiler makes; 1 for other than CPUs."""
+        return self._vector_width() if self.info.type == "cpu" else 1
 
     def translating(self, doing: str) -> Translating:
         """Return a context in which pyopencl's errors become DeviceError."""
         return Translating(self.info, doing)
 
+    def building(self, texts: Sequence[str]) -> AbstractContextManager[None]:
+        """Return a context in which kernels of these texts are built, by one process at a time."""
+        return building(self.info, texts, self._first)
+
+    def _first(self) -> None:
+        if not self._told:
+            self._told = True
+            self.tell(f"building kernels for device {self.info}: some seconds, once")
+
     def build(self, text: str, values: Mapping[str, int | str]) -> Any:
         """Build a program from `text` under the shared definitions and `values`."""
         shared = {f"ACTIVATION_{entry.name.upper()}": entry.code for entry in ACTIVATIONS.values()}
-        whole = define({"LANES": self.lanes, "LEAK": f"{LEAK}f", **shared, **values}) + text
+        # The name of what it is built for is a part of the text, and so of any cache's key.
+        title = f"/* {cache_name(self.info.target, own_level())} */\n"
+        whole = title + define({"LANES": self.lanes, "LEAK": f"{LEAK}f", **shared, **values}) + text
         with self.translating("build its kernels"), warnings.catch_warnings():
             # Compilers write remarks to the log; a real fault is an error. PoCL 3.0 loses a
             # program's kernels over clang's warnings, which it gives for every float16 passed to
             # a function where the CPU has no AVX-512.
             warnings.simplefilter("ignore", cl.CompilerWarning)
             try:
-                return cl.Program(self.context, whole).build(["-w"])
+                return self._build(whole)
             except cl.RuntimeError as error:
                 # LLVM removes its temporary files where the process gets a signal to end, though the
                 # process may end later, in good order, and needs the kernels until then.
                 if "No such file" not in str(error):
                     raise
-                return cl.Program(self.context, whole).build(["-w"])
+                return self._build(whole)
+
+    def _build(self, text: str) -> Any:
+        """Build a program; where the driver keeps none on disk, pyopencl does so in our folder."""
+        kept = str(cache_folder() / "pyopencl")
+        return cl.Program(self.context, text).build(["-w"], cache_dir=kept)
 
     def _vector_width(self) -> int:
         """Ask the device's compiler what it compiles for, which may be less than the CPU has.
 
-        PoCL 3.0 (LLVM 14) takes an AMD CPU with AVX-512 for one without, though its
+        As found, PoCL 3.0 (LLVM 14) takes an AMD CPU with AVX-512 for one without, though its
         CL_DEVICE_NATIVE_VECTOR_WIDTH_FLOAT says 16. The kernel is never run.
         """
         program = self.build(source("width.cl"), {})
         with self.translating("ask for its vector width"):
-            (device,) = self.context.devices
             kernel = cl.Kernel(program, "width")
             info = cl.kernel_work_group_info.COMPILE_WORK_GROUP_SIZE
-            group: Any = kernel.get_work_group_info(info, device)
+            group: Any = kernel.get_work_group_info(info, self.cl_device)
         return int(group[0])
 
     def kernel(self, program: Any, name: str, types: Sequence[Any]) -> Kernel:
@@ -255,23 +224,43 @@ class OpenDevice:
         """Whether nothing was enqueued since everything was finished."""
         return self.last is None and not self._copies
 
-    def gate(self) -> Any:
+    def queue_for(self, work: float, kernels: int = 1) -> Any:
+        """Return the queue for kernels for which one core needs about ``work`` nanoseconds in all."""
+        inline = self.inline
+        if inline is None:
+            return self.queue
+        saved = work * (1 - 1 / self.info.compute_units)
+        if work <= LONGEST_INLINE and saved <= kernels * WAKING and (self._here or self.idle):
+            self._here = True
+            return inline
+        if self._here:
+            self._here = False
+            inline.finish()
+            if self.last is not None:
+                check_ended_well(self.info, "run a kernel", [self.last])
+        return self.queue
+
+    def gate(self, queue: Any) -> Any:
         """Return an event that an idle device's first kernel is to wait for; None to start at once.
 
         PoCL wakes its threads for every kernel, on the cores that the host needs to enqueue the next
         one. A step of small kernels is over a fifth sooner where they begin when all are there.
         """
-        if self.info.platform != POCL or self.info.type != "cpu" or not self.idle:
+        if not self._gated or queue is self.inline or not self.idle:
             return None
         return cl.UserEvent(self.context)
 
-    def host_buffer(self, host: np.ndarray, *, written: bool = True) -> Any:
-        """Return a buffer that uses the memory of a host array in place."""
+    def host_buffer(self, host: np.ndarray, *, written: bool = True, kept: bool = False) -> Any:
+        """Return a buffer that uses the memory of a host array in place.
+
+        With ``kept`` the caller keeps it until all that uses it has finished.
+        """
         access = cl.mem_flags.READ_WRITE if written else cl.mem_flags.READ_ONLY
         flags = access | cl.mem_flags.USE_HOST_PTR
         with self.translating("use host memory"):
             buffer = Buffer(self.context, flags, hostbuf=host)
-        self._outlive(buffer, host)
+        if not kept:
+            self._outlive(buffer, host)
         return buffer
 
     def copy_in(self, buffer: Any, offset: int, host: np.ndarray) -> None:
@@ -279,14 +268,16 @@ class OpenDevice:
         self.only_now()
         with self.translating("copy to the device"):
             # The event is kept because pyopencl waits for the copy where the event is dropped.
-            event = cl.enqueue_copy(self.queue, buffer, host, dst_offset=offset, is_blocking=False)
+            queue = self.queue_for(COPYING * host.nbytes)
+            event = cl.enqueue_copy(queue, buffer, host, dst_offset=offset, is_blocking=False)
         self._copies.append((event, None))
 
     def copy_out(self, buffer: Any, offset: int, host: np.ndarray) -> None:
         """Enqueue a copy from byte `offset` of a buffer to `host`."""
         self.only_now()
         with self.translating("copy from the device"):
-            event = cl.enqueue_copy(self.queue, host, buffer, src_offset=offset, is_blocking=False)
+            queue = self.queue_for(COPYING * host.nbytes)
+            event = cl.enqueue_copy(queue, host, buffer, src_offset=offset, is_blocking=False)
         self._copies.append((event, None))
 
     def map_for_host(self, buffer: Any, size: int, *, written: bool = True) -> Any:
@@ -328,14 +319,15 @@ class OpenDevice:
             events.append(self.last)
         try:
             with self.translating("finish its work"):
-                self.queue.finish()
+                (self.inline if self.inline is not None and self._here else self.queue).finish()
                 check_ended_well(self.info, "finish its work", events)
         finally:
             self._copies.clear()
             self._retired.clear()
             self.last = None
+            self._here = False
 
     def close(self) -> None:
         """Finish and drop the queue and the context."""
         self.finish()
-        del self.queue, self.context, self.memory
+        del self.queue, self.inline, self.context, self.memory

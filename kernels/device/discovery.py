@@ -1,4 +1,4 @@
-"""Find, describe and choose devices.
+"""Find and describe devices.
 
 pyopencl is imported only when devices are looked for, so that a host without it can use numpy.
 """
@@ -10,13 +10,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from kernels.device.thread_affinity import spreading
-from kernels.errors import DeviceError
+from kernels.device import pip_pocl, target_cpu
+from kernels.device.target_cpu import Started
+from kernels.device.thread_affinity import POCL, spreading
 
 INSTALL_HINT = (
-    'install one (pip install "pyopencl[pocl]" brings a CPU device on Linux x86-64; a GPU\'s comes '
-    'with its driver), or set device.select = "numpy" to compute without OpenCL'
+    'install one (pip install "pyopencl[pocl]" brings a CPU device on Linux x86-64, apt install '
+    "pocl-opencl-icd on Debian and Ubuntu; a GPU's comes with its driver), or set device.select = "
+    '"numpy" to compute without OpenCL'
 )
+
+SHORT_NAMES = {POCL: "PoCL", "NVIDIA CUDA": "CUDA", "Intel(R) OpenCL": "Intel OpenCL"}
+"""What people call a platform, where its own name is long."""
 
 
 @dataclass(frozen=True)
@@ -34,23 +39,69 @@ class DeviceInfo:
     driver: str
     alignment: int
     """Bytes to which a host buffer must be aligned for the device to use it in place."""
+    target: str = ""
+    """The CPU that PoCL's compiler compiles for; empty on other devices."""
 
     def __str__(self) -> str:
         units = f"{self.compute_units} unit{'' if self.compute_units == 1 else 's'}"
         memory = f"{self.memory_bytes / 2**30:.1f} GiB"
         if self.type == "numpy":
             return f"numpy {self.driver} on the host ({units}, {memory})"
-        return f"{self.index}: {self.name} ({self.type}, {self.platform}, {units}, {memory})"
+        return f"{self.index}: {self.name} ({self.type}, {self.software}, {units}, {memory})"
+
+    @property
+    def software(self) -> str:
+        """The driver, its version, and what it compiles for."""
+        name = SHORT_NAMES.get(self.platform, self.platform)
+        return f"{name} {self.driver}{f' for {self.target}' if self.target else ''}"
+
+    @property
+    def label(self) -> str:
+        """Its name and software, short enough for a table."""
+        return self.name if self.type == "numpy" else f"{self.name}, {self.software}"
+
+    @property
+    def kind(self) -> str:
+        """What devices have in common if they compute the same bits."""
+        return self.software if self.target else self.label
 
 
-def devices() -> list[DeviceInfo]:
-    """Return every OpenCL device found, in the platforms' order; empty where there is none."""
-    return [info for info, _ in found_devices()]
+def devices(target: str | None = None) -> list[DeviceInfo]:
+    """Return every OpenCL device found, in the platforms' order; empty if there is none.
+
+    Whether one works is for `kernels.device.choice` to find out. ``target`` is as in
+    `kernels.device.target_cpu.start`, which raises DeviceError.
+    """
+    return [info for info, _ in found_devices(target)]
 
 
-def found_devices() -> list[tuple[DeviceInfo, Any]]:
+def found_devices(target: str | None = None) -> list[tuple[DeviceInfo, Any]]:
     """Return every OpenCL device found with pyopencl's own object for it."""
-    return [(_describe(index, device), device) for index, device in enumerate(_opencl_devices())]
+    started = target_cpu.start(target)
+    # Each is given its name, also those that are not shown.
+    found = [(device, _target(device, started)) for device in _opencl_devices()]
+    shown = [pair for pair in found if not is_inline(pair[0]) or threaded(pair[0]) is None]
+    return [(_describe(index, *pair), pair[0]) for index, pair in enumerate(shown)]
+
+
+def is_inline(device: Any) -> bool:
+    """Say if a device is PoCL's that computes in the calling thread, one work-group after another."""
+    return bool(device.platform.name == POCL and device.name.startswith(target_cpu.INLINE))
+
+
+def inline_device(device: Any) -> Any:
+    """Return the device that computes in the calling thread beside PoCL's CPU device, or None."""
+    if device.platform.name != POCL or threaded(device) != device:
+        return None
+    return next((one for one in device.platform.get_devices() if is_inline(one)), None)
+
+
+def threaded(device: Any) -> Any:
+    """Return the CPU device with threads of a device's PoCL, or None."""
+    for one in device.platform.get_devices():
+        if one.name.startswith(target_cpu.THREADS) and not is_inline(one):
+            return one
+    return None
 
 
 def _opencl_devices() -> Iterator[Any]:
@@ -71,7 +122,7 @@ def _opencl_devices() -> Iterator[Any]:
         yield from found
 
 
-def _describe(index: int, device: Any) -> DeviceInfo:
+def _describe(index: int, device: Any, target: str) -> DeviceInfo:
     import pyopencl as cl
 
     kinds = {
@@ -88,7 +139,22 @@ def _describe(index: int, device: Any) -> DeviceInfo:
         memory_bytes=device.global_mem_size,
         driver=device.driver_version,
         alignment=max(128, device.mem_base_addr_align // 8),
+        target=target,
     )
+
+
+def _target(device: Any, started: Started) -> str:
+    """Return for which CPU a device compiles, after pip's PoCL was given the name.
+
+    Where a foreign program loaded it, kernels for another CPU must not get into that program's cache.
+    """
+    if device.platform.name != POCL:
+        return ""
+    if started.name != target_cpu.AS_FOUND and pip_pocl.give_name(
+        device, started.name, unknown=started.foreign
+    ):
+        return started.name
+    return pip_pocl.own_name(device)
 
 
 def numpy_device() -> DeviceInfo:
@@ -105,44 +171,6 @@ def numpy_device() -> DeviceInfo:
         driver=np.__version__,
         alignment=128,
     )
-
-
-def choose(select: str = "auto") -> DeviceInfo:
-    """Choose a device by what a person wrote, and return its description.
-
-    "auto" takes a GPU first, else a CPU device, else any other; numpy only where pip has no CPU
-    device (anything but Linux on x86-64). "0", "1" is an index of `devices()`; "cpu", "gpu" and
-    "accelerator" the first of a type; "numpy" the host; anything else a part of a name or of a
-    platform's name. Raises DeviceError, which names the choices.
-    """
-    wanted = select.strip().lower()
-    if wanted == "numpy":
-        return numpy_device()
-    found = devices()
-    if wanted == "auto":
-        ranked = sorted(found, key=lambda info: ("gpu", "cpu", "accelerator").index(info.type))
-        if ranked:
-            return ranked[0]
-        if pip_has_no_cpu_device():
-            return numpy_device()
-        raise DeviceError(f"no OpenCL device found: {INSTALL_HINT}")
-    if not found:
-        raise DeviceError(f"no OpenCL device found for device.select = {select!r}: {INSTALL_HINT}")
-    if wanted.isdecimal():
-        matches = [info for info in found if info.index == int(wanted)]
-    elif wanted in ("cpu", "gpu", "accelerator"):
-        matches = [info for info in found if info.type == wanted]
-    elif wanted:
-        matches = [info for info in found if wanted in f"{info.name} {info.platform}".lower()]
-    else:
-        matches = []
-    if not matches:
-        choices = "; ".join(str(info) for info in found)
-        raise DeviceError(
-            f"device.select = {select!r} names no device; there is {choices}; "
-            'or "auto", "cpu", "gpu", "numpy"'
-        )
-    return matches[0]
 
 
 def pip_has_no_cpu_device() -> bool:

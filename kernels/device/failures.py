@@ -1,5 +1,6 @@
 """Turn pyopencl's errors into DeviceError with the device's name: the one place that does."""
 
+import re
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Literal
@@ -9,6 +10,10 @@ import pyopencl as cl
 from kernels.device.discovery import DeviceInfo
 from kernels.errors import DeviceError
 
+LINES = 3
+"""Errors of a compiler's log that are shown."""
+
+_ERROR = re.compile(r"\berror\b|\bundefined\b|\bcannot\b", re.IGNORECASE)
 _OUT_OF_MEMORY = (
     cl.status_code.MEM_OBJECT_ALLOCATION_FAILURE,
     cl.status_code.OUT_OF_HOST_MEMORY,
@@ -35,7 +40,7 @@ class Translating:
         trace: TracebackType | None,
     ) -> Literal[False]:
         if isinstance(error, cl.Error):
-            raise _failure(self._info, self._doing, error.code, str(error)) from error
+            raise _failure(self._info, self._doing, error.code, telling(str(error))) from error
         return False
 
 
@@ -61,5 +66,14 @@ def _failure(info: DeviceInfo, doing: str, code: int, why: str) -> DeviceError:
         )
     return DeviceError(
         f"device {info} failed: could not {doing}: {why}; "
-        "start this peer again, or choose another device by device.select"
+        "start this peer again, or choose another device by device.select",
+        reason=f"could not {doing}: {why}",
     )
+
+
+def telling(text: str) -> str:
+    """Return in one line what a driver's words say of a failure: of a compiler's log its errors."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines[1:] if _ERROR.search(line)]
+    first = lines[0].partition(" - clBuildProgram failed")[0] if lines else "it does not say why"
+    return " | ".join([first, *errors[:LINES]])

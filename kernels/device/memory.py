@@ -25,18 +25,20 @@ ALIGNMENT = 128
 class DeviceMemory:
     """What the buffers made here take until they are dropped, and what they may take."""
 
-    def __init__(self, info: DeviceInfo, context: Any, bound: float | None = None) -> None:
+    def __init__(
+        self, info: DeviceInfo, context: Any, device: Any, bound: float | None = None
+    ) -> None:
         """Bound the memory of a device by `device.memory`.
 
         Args:
             info: the device, whose own memory is the bound where none is given.
             context: where buffers are made.
+            device: pyopencl's own object for it.
             bound: bytes, or up to 1 a share of the device's memory.
         """
         self._info = info
         self._context = context
         self._given = bound
-        (device,) = context.devices
         self._largest: int = device.max_mem_alloc_size
         if bound is None:
             bound = 1

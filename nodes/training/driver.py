@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from nodes.training.result import BEST_FILE, MODEL_FILE, Result, write_model
 from paramserver.checkpoint import FOLDER
 from paramserver.checkpointer import Checkpointer, Cut
 from paramserver.client import Copy
+from paramserver.console import say
 from paramserver.cutclient import CutClient
 from paramserver.errors import (
     NotReady,
@@ -58,6 +59,8 @@ class Driver:
     ) -> None:
         self._plan = plan
         self._resume = plan.resume
+        before = plan.resume.checkpoint.table.get("kinds", ()) if plan.resume is not None else ()
+        self._kinds = frozenset(before) if spec.table.consistency == "bsp" else frozenset()
         self._spec = spec.model_copy(update={"driver": tuple(peer.me)})
         self._peer = peer
         self._output = output
@@ -180,10 +183,22 @@ class Driver:
             serial = answer.serial
             result.take(answer.state)
             self._progress(answer.state)
+            self._compare_kinds(answer.state)
             self._tend_checkpoints(answer.state, group)
             if answer.state["phase"] == "finished":
                 return answer.state
             await asyncio.sleep(0.1)
+
+    def _compare_kinds(self, state: Mapping[str, Any]) -> None:
+        """Say once if a run goes on where the bits differ from those of its life before."""
+        here = {worker["kind"] for worker in state["workers"].values()}
+        if self._kinds and here - self._kinds:
+            say(
+                f"another kind of device: {', '.join(sorted(here - self._kinds))}; the run began on "
+                f"{', '.join(sorted(self._kinds))}: its weights' last bits will differ from those of "
+                "a run that stayed there"
+            )
+            self._kinds = frozenset()
 
     async def _look_for_outcome(self) -> None:
         """Raise what the leader ended the run with, if it did."""

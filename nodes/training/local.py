@@ -32,6 +32,10 @@ class Watch:
 
         A shard that died in mid-run is left to the leader, whose error names the slices lost.
         """
+        if not self.running:
+            for child in self._children.all:
+                for text in child.told():
+                    say(f"{child.name}: {text}")
         ended = [child for child in self._children.all if child.ended]
         if ended and not self.running:
             raise failure_of(ended[0])

@@ -47,6 +47,8 @@ def start_peers(children: Children, recipe: Recipe) -> frozenset[str]:
     ]
     if recipe.device.memory is not None:
         common.append(f"--set=device.memory={recipe.device.memory}")
+    if recipe.device.target_cpu is not None:
+        common.append(f"--set=device.target_cpu={recipe.device.target_cpu}")
     if not recipe.device.tune:
         common.append("--set=device.tune=false")
     if recipe.device.cores is not None:

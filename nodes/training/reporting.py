@@ -56,6 +56,7 @@ class Reporter:
         spec: RunSpec,
         me: PeerId,
         device: str,
+        kind: str,
         fingerprint: str,
         links: Links,
         run_address: Callable[[], str],
@@ -63,6 +64,7 @@ class Reporter:
         self._spec = spec
         self._me = me
         self._device = device
+        self._kind = kind
         self._fingerprint = fingerprint
         self._links = links
         self._run_address = run_address
@@ -102,6 +104,7 @@ class Reporter:
                 versions=(told.staleness, told.slices),
                 repeated=told.repeated,
                 poisoned=told.poisoned,
+                kind=self._kind,
             )
         )
         while True:

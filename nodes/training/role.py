@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from kernels.device.discovery import DeviceInfo
+from kernels.device.trial import Tell
 from kernels.engine import Engine, open_engine
 from kernels.errors import KernelError
 from nodes.data import load_dataset
@@ -37,8 +38,8 @@ class WorkerRole:
     """Computes for the cluster.
 
     ``data_root`` is this machine's folder of data sets, the recipe's unless given. ``wrap`` may
-    replace what a run computes with (see `Compute`). ``memory`` and ``tune`` are those of the
-    configuration's ``device``.
+    replace what a run computes with (see `Compute`). ``memory``, ``target`` and ``tune`` are those of
+    the configuration's ``device``. ``tell`` is told what of a first start takes long.
     """
 
     name = "worker"
@@ -49,10 +50,12 @@ class WorkerRole:
         data_root: Path | None = None,
         wrap: Callable[[Compute], Compute] | None = None,
         memory: float | None = None,
+        target: str | None = None,
         tune: bool = False,
+        tell: Tell = log.info,
     ) -> None:
         self._select = device
-        self._open = partial(open_engine, device, memory, search=tune)
+        self._open = partial(open_engine, device, memory, target=target, search=tune, tell=tell)
         self._data_root = data_root
         self._wrap = wrap
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compute")
@@ -69,7 +72,7 @@ class WorkerRole:
     def device(self) -> str:
         """The device's name, once it is open."""
         info: DeviceInfo | None = self._engine.info if self._engine is not None else None
-        return info.name if info is not None else f"{self._select} (not open yet)"
+        return info.label if info is not None else f"{self._select} (not open yet)"
 
     async def prepare(self) -> None:
         """Open the device and build its kernels, on the thread that owns them."""
@@ -122,6 +125,7 @@ class WorkerRole:
             spec,
             peer.me,
             self.device,
+            self._engine.info.kind if self._engine is not None else "",
             peer.links,
             TableClient(peer.links, peer.maps, spec.table_name, peer.me, deadline=spec.deadline),
             lambda: peer.runs.address(spec.name),

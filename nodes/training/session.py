@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kernels.device.discovery import choose
+from kernels.device.choice import choose
 from kernels.errors import KernelError
 from nodes.data import load_dataset
 from nodes.data.schema import Schema
@@ -133,7 +133,11 @@ class Session:
     def _look(self, recipe: Recipe, schema: Schema | None) -> Plan:
         """Look at the device, the data and the checkpoint, and say what is found."""
         result, checkpoint = self.result, self._checkpoint
-        info = choose(recipe.device.select) if self._peers is not None else None
+        info = (
+            choose(recipe.device.select, recipe.device.target_cpu, say)
+            if self._peers is not None
+            else None
+        )
         dataset = load_dataset(recipe.data)
         if schema is not None:
             dataset = replace(dataset, schema=schema)
@@ -147,7 +151,7 @@ class Session:
             resume = read(checkpoint, plan, self.folder)
             plan = Plan(recipe, replace(dataset, schema=resume.schema), model, result.run, resume)
         if info is not None:
-            result.device = info.name
+            result.device = info.label
             say(f"device: {info}")
         say(repr(plan.dataset))
         say(

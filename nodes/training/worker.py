@@ -48,6 +48,7 @@ class RunWorker:
         spec: RunSpec,
         me: PeerId,
         device: str,
+        kind: str,
         links: Links,
         table: TableClient,
         run_address: Callable[[], str],
@@ -60,7 +61,7 @@ class RunWorker:
         self._table = table
         self._compute = compute
         self._executor = executor
-        self._reporter = Reporter(spec, me, device, fingerprint, links, run_address)
+        self._reporter = Reporter(spec, me, device, kind, fingerprint, links, run_address)
         admission = self._reporter.admission if spec.table.consistency == "ssp" else None
         self._pulling = Pulling(table, spec.table.size, spec.deadline, admission)
         self._pushes: dict[int, asyncio.Task[None]] = {}

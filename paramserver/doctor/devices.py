@@ -33,7 +33,8 @@ async def find_devices() -> list[DeviceInfo]:
 async def examine_devices(report: Report, device: str | None) -> None:
     """Try the device that was asked for, or else every device found."""
     if device is not None:
-        await _try(report, device, f"--device {device}")
+        for why in await _try(report, device, f"--device {device}"):
+            report.fault(why)
         return
     try:
         found = await find_devices()
@@ -41,11 +42,19 @@ async def examine_devices(report: Report, device: str | None) -> None:
         report.fault(f"looking for OpenCL devices failed: {error}")
         return
     if found:
-        for info in found:
-            await _try(report, str(info.index), f"device {info}")
+        tried = [await _try(report, str(info.index), f"device {info}") for info in found]
+        some_work = not all(tried)
+        for why in (why for reasons in tried for why in reasons):
+            if some_work:
+                report.note(f"passed over: {why}")
+            else:
+                report.fault(why)
+        if some_work and len(found) > 1:
+            await _say_choice(report)
     elif pip_has_no_cpu_device():
         report.note(f"no OpenCL device: {no_device_hint()}; numpy computes until then")
-        await _try(report, "numpy", "numpy")
+        for why in await _try(report, "numpy", "numpy"):
+            report.fault(why)
     else:
         report.fault("no OpenCL device found", no_device_hint())
 
@@ -65,8 +74,24 @@ def no_device_hint() -> str:
     return INSTALL_HINT
 
 
-async def _try(report: Report, select: str, name: str) -> None:
-    """Run the trial of one device, and say its figures also where it fails half-way."""
+async def _say_choice(report: Report) -> None:
+    """Say which of several devices a run takes, if nothing else is asked for."""
+    try:
+        async with started(TRIAL, "auto", "choose", deadline=FIND_WITHIN) as child:
+            told = await child.told()
+    except NotReady as error:
+        told = {"error": str(error)}
+    if "chosen" in told:
+        report.ok(f'device.select = "auto" takes {told["chosen"]}')
+    else:
+        report.fault(f"no device could be chosen: {told['error']}")
+
+
+async def _try(report: Report, select: str, name: str) -> list[str]:
+    """Run the trial of one device, and say its figures also where it fails half-way.
+
+    Returns why it fails, if it does; a device that computes wrongly is a fault whatever else works.
+    """
     figures: list[Measurement] = []
     try:
         async with started(TRIAL, select, deadline=TRY_WITHIN) as child:
@@ -84,14 +109,15 @@ async def _try(report: Report, select: str, name: str) -> None:
     if figures:
         report.table(figure_rows(figures), "<<>>>")
     if "error" in told:
-        report.fault(told["error"])
-    elif told["wrong"]:
+        return [told["error"]]
+    if told["wrong"]:
         report.fault(
             f"{name} computes wrongly: {', '.join(told['wrong'])} differ from numpy's results",
             "update its driver, or choose another device by device.select",
         )
     else:
         report.ok("its results agree with numpy's")
+    return []
 
 
 def figure_rows(figures: Sequence[Measurement]) -> list[list[str]]:

@@ -1,7 +1,8 @@
 """The child that touches devices: ``python -m paramserver.doctor.trial``.
 
 Without an argument it tells every device; with one it opens the device that the argument selects,
-measures its kernels and compares their results with numpy's. With "tune" as a second one it searches
+measures its kernels and compares their results with numpy's. With "choose" as a second one it tells
+which device that is. With "tune" as a second one it searches
 for the best cuts of that device's products instead.
 """
 
@@ -11,6 +12,7 @@ import sys
 import time
 from dataclasses import asdict, astuple
 
+from kernels.device.choice import choose
 from kernels.device.discovery import devices
 from kernels.engine import open_engine
 from kernels.errors import KernelError
@@ -29,6 +31,14 @@ def try_device(select: str, voice: Voice) -> None:
             voice.tell(figure=asdict(figure))
         voice.tell(wrong=disagreements(engine))
         engine.close()
+    except KernelError as error:
+        voice.tell(error=str(error))
+
+
+def choose_device(select: str, voice: Voice) -> None:
+    """Tell which device is chosen; an error of ours is told too."""
+    try:
+        voice.tell(chosen=str(choose(select)))
     except KernelError as error:
         voice.tell(error=str(error))
 
@@ -54,7 +64,9 @@ def tune_device(select: str, voice: Voice) -> None:
 def main() -> None:
     """Tell what was asked for."""
     voice = Voice()
-    if sys.argv[2:] == ["tune"]:
+    if sys.argv[2:] == ["choose"]:
+        choose_device(sys.argv[1], voice)
+    elif sys.argv[2:] == ["tune"]:
         tune_device(sys.argv[1], voice)
     elif len(sys.argv) > 1:
         try_device(sys.argv[1], voice)

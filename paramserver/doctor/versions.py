@@ -6,6 +6,7 @@ import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
+from kernels.device.target_cpu import own_level
 from paramserver import __version__
 from paramserver.doctor.report import Report
 
@@ -27,10 +28,16 @@ def installed(name: str) -> str | None:
         return None
 
 
+def machine() -> str:
+    """Return the system, its kind of processor, and the level of instructions that this one has."""
+    level = own_level()
+    return f"{platform.system()} {platform.machine()}{f', {level}' if level else ''}"
+
+
 def examine_versions(report: Report) -> None:
     """Say every version, and what is not there or too old."""
     rows = [
-        ["Python", platform.python_version(), f"{platform.system()} {platform.machine()}"],
+        ["Python", platform.python_version(), machine()],
         ["paramserver", __version__, ""],
     ]
     rows += [[name, installed(name) or "-", ""] for name in NEEDED]

@@ -13,9 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from paramserver.console import say
 from paramserver.launch.lifeline import Handover
 
 TAIL = 4000
+TOLD = "first start: "
+"""Begins what a child has to tell a person while it gets ready."""
 DIES_WITHIN = 1.0
 """Seconds until killed processes are given up, as where a disk does not answer."""
 
@@ -29,6 +32,7 @@ class Child:
     lifeline: int
     log: Path
     begins: int
+    told_up_to: int = 0
 
     def __repr__(self) -> str:
         return f"<Child {self.name}, pid {self.process.pid}, exit {self.process.poll()}>"
@@ -38,12 +42,28 @@ class Child:
         """Whether the process has ended."""
         return self.process.poll() is not None
 
+    def told(self) -> list[str]:
+        """Return what the child told a person since the last call; see `tell_launcher`."""
+        with contextlib.suppress(OSError), self.log.open("rb") as file:
+            file.seek(max(self.told_up_to, self.begins))
+            text, newline, rest = file.read(TAIL).rpartition(b"\n")
+            if newline:
+                self.told_up_to = file.tell() - len(rest)
+            lines = text.decode(errors="replace").splitlines()
+            return [line.removeprefix(TOLD) for line in lines if line.startswith(TOLD)]
+        return []
+
     def tail(self) -> str:
         """Return the end of the child's log, as far as it is this child's."""
         with contextlib.suppress(OSError), self.log.open("rb") as file:
             file.seek(max(self.log.stat().st_size - TAIL, self.begins))
             return file.read().decode(errors="replace").strip()
         return ""
+
+
+def tell_launcher(text: str) -> None:
+    """Tell a person what takes long in a child that gets ready; its launcher passes it on."""
+    say(f"{TOLD}{text}")
 
 
 def core_shares(count: int, cores: int | None) -> list[int]:

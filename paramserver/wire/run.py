@@ -19,7 +19,8 @@ class Report:
     ``pushes`` counts logical pushes (applied, duplicate, refused); ``versions`` holds (sum
     of version staleness, slices); ``repeated`` examples whose push may have reached some primaries
     before it was given up and computed anew. ``unable`` says why the worker cannot work on this
-    run at all, ``poisoned`` says why its last result was not finite.
+    run at all, ``poisoned`` says why its last result was not finite. Devices of one ``kind`` compute
+    the same bits.
     """
 
     run: str
@@ -38,6 +39,7 @@ class Report:
     repeated: int = 0
     poisoned: str | None = None
     unable: str | None = None
+    kind: str = ""
 
 
 @message(97)

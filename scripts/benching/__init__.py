@@ -1,5 +1,6 @@
 """Compare this system with others of its kind, side by side on the same cores.
 
-Each suite is one file: its cases, how they are run, and its sides, which are processes of their own
-so that thread counts can be set before anything is imported. Turns of both sides alternate.
+Each suite is one file: its cases, how they are run, and our side. What another library does is in
+that library's own file. Sides are processes of their own, each with an environment that suits it,
+and take turns.
 """

@@ -33,7 +33,7 @@ async def run(settings: Settings, sheet: Sheet) -> None:
             often = Command(folder, settings, cores, data, **{"checkpoint.every": every})
             case = Case(f"{name}/{NETWORK}/batch{BATCH}", "examples/s", 1.0)
             turns = QUICK_TURNS if settings.quick else TURNS
-            await compare(sheet, SUITE.name, [case], often, without, "none", turns)
+            await compare(sheet, SUITE.name, [case], often, {"none": without}, turns)
             sheet.note(f"{name}: {often.checkpoints / often.seconds:.1f} checkpoints a second")
 
 

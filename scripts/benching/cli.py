@@ -11,6 +11,7 @@ import typer
 
 from benching import checkpoint, conv, gemm, latency, rules, start, step, train, wire
 from benching.busy import BUSY, busy_share
+from benching.machine import cpu_name
 from benching.printing import Sheet
 from benching.suites import Settings, Suite
 from paramserver.console import Signals, run_app, run_loop
@@ -84,6 +85,8 @@ async def run_suites(suites: list[Suite], settings: Settings, sheet: Sheet) -> S
         for suite in suites:
             busy = await busy_share(settings.cores)
             with sheet.open(suite.name, suite.times):
+                cores = ", ".join(map(str, settings.cores))
+                sheet.note(f"processor: {cpu_name()}, cores {cores}")
                 for line in suite.how:
                     sheet.note(line)
                 if busy > BUSY:

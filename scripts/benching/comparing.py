@@ -1,12 +1,12 @@
-"""Let two sides take turns at the same cases."""
+"""Let our side and its rivals take turns at the same cases."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from benching.printing import Sheet
-from benching.rows import Case, compared
+from benching.rows import Case, Ready, Taken, compared
 from paramserver.errors import ParamserverError
 
 AGREE = 2e-3
@@ -16,15 +16,15 @@ AGREE = 2e-3
 class Contender(Protocol):
     """One side of a comparison."""
 
-    async def prepare(self, case: Case) -> float | None:
-        """Get ready for a case and warm up.
+    @property
+    def about(self) -> str:
+        """What it is, "" where its name says it all."""
 
-        Returns a number made of the results, by which the sides are seen to do the same, or None
-        where there is nothing to compare.
-        """
+    async def prepare(self, case: Case) -> Ready:
+        """Get ready for a case and warm up."""
 
     async def measure(self) -> dict[str, float]:
-        """Take a turn: return the seconds of one run, see `benching.rows.compared`."""
+        """Take a turn: return the seconds of one run, see `benching.rows.Taken`."""
 
     async def rest(self) -> None:
         """Wait until nothing of the last turn goes on."""
@@ -35,31 +35,42 @@ async def compare(
     suite: str,
     cases: Sequence[Case],
     ours: Contender,
-    other: Contender,
-    against: str,
+    rivals: Mapping[str, Contender],
     turns: int,
 ) -> None:
-    """Measure every case on both sides, ``turns`` times in alternation, and put down its row.
+    """Measure every case on our side and on its rivals, by name, and put down its row.
+
+    All take ``turns`` turns, one after another.
 
     Raises:
         ParamserverError: a side failed, or the sides' results differ.
     """
     for number, case in enumerate(cases, 1):
         sheet.begin(f"{suite} {case.name}", number, len(cases))
-        mine, theirs = await ours.prepare(case), await other.prepare(case)
-        if (
-            mine is not None
-            and theirs is not None
-            and not abs(mine - theirs) <= AGREE * abs(theirs)
-        ):
-            raise ParamserverError(
-                f"{suite} {case.name}: our result is {mine:.6g}, that of {against} {theirs:.6g}: "
-                "they do not do the same, so their times cannot be compared"
-            )
-        turns_of_ours, turns_of_other = [], []
+        sides = [ours, *rivals.values()]
+        ready = []
+        for one in sides:
+            ready.append(await one.prepare(case))
+            await one.rest()
+        for name, theirs in zip(rivals, ready[1:], strict=True):
+            _agree(f"{suite} {case.name}", ready[0].result, name, theirs.result)
+        taken: list[list[dict[str, float]]] = [[] for _ in sides]
         for _ in range(turns):
-            await other.rest()
-            turns_of_ours.append(await ours.measure())
-            await ours.rest()
-            turns_of_other.append(await other.measure())
-        sheet.add(compared(suite, case, against, turns_of_ours, turns_of_other))
+            for one, its in zip(sides, taken, strict=True):
+                its.append(await one.measure())
+                await one.rest()
+        mine, *others = (
+            Taken(its, ", ".join(filter(None, (one.about, said.how))), said.threads)
+            for one, its, said in zip(sides, taken, ready, strict=True)
+        )
+        sheet.add(compared(suite, case, mine, dict(zip(rivals, others, strict=True))))
+
+
+def _agree(case: str, mine: float | None, name: str, theirs: float | None) -> None:
+    """Refuse results that differ."""
+    if mine is None or theirs is None or abs(mine - theirs) <= AGREE * abs(theirs):
+        return
+    raise ParamserverError(
+        f"{case}: our result is {mine:.6g}, that of {name} {theirs:.6g}: they do not do the same, so "
+        "their times cannot be compared"
+    )

@@ -1,27 +1,25 @@
-"""Convolutions, forward and backward: the engine's against PyTorch's, or the numpy twin's."""
+"""Convolutions, forward and backward: the engine's against frameworks', or the numpy twin's."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from benching import jax_side, numpy_side, torch_side
 from benching.comparing import compare
 from benching.conversation import Conversation
-from benching.gemm import blas, threads
+from benching.gemm import threads
 from benching.printing import Sheet
-from benching.processes import begun, side
-from benching.rows import Case
-from benching.step import has_torch, load_torch
+from benching.problems import Convolution, checksum
+from benching.rivals import contest
+from benching.rows import Case, Ready
 from benching.suites import Settings, Suite
-from benching.timing import Loop, Looped, sets_for
-from kernels import reference
+from benching.timing import Loop, Looped
 from kernels.engine import Array, Engine, Replay, open_engine
-from kernels.windows import Window
 
-Floats = npt.NDArray[np.float32]
-
+RIVALS = ("torch", "jax")
+"""What `torch.compile` makes of one convolution is the same call."""
 BATCHES = (32, 128)
 LAYERS: dict[str, dict[str, Any]] = {
     "lenet1-1x28x28-20x5x5": {"x": (1, 28, 28), "filters": 20, "size": 5, "padding": 0},
@@ -55,43 +53,16 @@ def cases(quick: bool) -> list[Case]:
 
 async def run(settings: Settings, sheet: Sheet) -> None:
     """Measure every convolution on both sides."""
-    against = "torch" if has_torch() else "numpy"
-    async with side("conv", "ours", settings) as ours, side("conv", against, settings) as other:
-        await begun(ours, other)
-        sheet.note(f"ours: {ours.about}")
-        sheet.note(f"other: {other.about}")
-        await compare(sheet, "conv", cases(settings.quick), ours, other, against, settings.turns)
+    async with contest("conv", RIVALS, settings, sheet) as (ours, rivals):
+        await compare(sheet, "conv", cases(settings.quick), ours, rivals, settings.turns)
 
 
 SUITE = Suite(
     "conv",
-    "convolutions forward and backward, against PyTorch's conv2d on as many threads",
+    "convolutions forward and backward, against the quicker of PyTorch and JAX, or else numpy",
     ("backward gives the gradients by weights and input, of a first layer by weights alone",),
     run,
 )
-
-
-class Problem:
-    """The arrays of one case, the same on both sides."""
-
-    def __init__(
-        self, x: tuple[int, int, int], filters: int, size: int, padding: int, batch: int
-    ) -> None:
-        source = np.random.default_rng(1)
-        self.window = Window((size, size), padding=(padding, padding))
-        self.out = (batch, filters, *self.window.over((x[1], x[2])))
-        self.sets: list[tuple[Floats, Floats, Floats]] = []
-        for _ in range(sets_for(4 * batch * int(np.prod(x)) + 4 * int(np.prod(self.out)))):
-            arrays = [
-                source.random(shape, np.float32) - np.float32(0.5)
-                for shape in ((batch, *x), (filters, x[0], size, size), self.out)
-            ]
-            self.sets.append((arrays[0], arrays[1], arrays[2]))
-
-
-def checksum(*arrays: npt.NDArray[Any]) -> float:
-    """Return a number by which results are compared."""
-    return sum(float(np.abs(array).sum(dtype=np.float64)) for array in arrays)
 
 
 class Ours(Looped):
@@ -101,9 +72,9 @@ class Ours(Looped):
         self._engine = engine
         self._quick = quick
 
-    async def prepare(self, *, back: str | None = None, **given: Any) -> float:
+    async def prepare(self, *, back: str | None = None, **given: Any) -> Ready:
         """Bring the arrays to the device, and run each set once."""
-        engine, problem = self._engine, Problem(**given)
+        engine, problem = self._engine, Convolution(**given)
         steps: list[Replay] = []
         results: list[list[Array]] = []
         for host in problem.sets:
@@ -128,59 +99,7 @@ class Ours(Looped):
         for there, to in zip(results[0], found, strict=True):
             engine.download(there, to)
         engine.wait()
-        return checksum(*found)
-
-
-class Torch(Looped):
-    """The same by PyTorch: conv2d, and what autograd calls on the way back."""
-
-    def __init__(self, torch: Any, *, quick: bool) -> None:
-        self._torch = torch
-        self._quick = quick
-
-    async def prepare(self, *, back: str | None = None, **given: Any) -> float:
-        """Make the arrays, and run each set once."""
-        torch, problem = self._torch, Problem(**given)
-        sets = [[torch.from_numpy(array) for array in arrays] for arrays in problem.sets]
-        padding = list(problem.window.padding)
-        wanted = [back == "both", True, False]
-        backward = torch.ops.aten.convolution_backward
-
-        def step(number: int) -> Any:
-            x, w, delta = sets[number]
-            if back is None:
-                return [torch.nn.functional.conv2d(x, w, padding=padding)]
-            ones, zeros = [1, 1], [0, 0]
-            return backward(delta, x, w, None, ones, padding, ones, False, zeros, 1, wanted)
-
-        self.loop = Loop(step, len(sets), quick=self._quick)
-        return checksum(*(array.numpy() for array in step(0) if array is not None))
-
-
-class Numpy(Looped):
-    """The same by the numpy twin."""
-
-    def __init__(self, *, quick: bool) -> None:
-        self._quick = quick
-
-    async def prepare(self, *, back: str | None = None, **given: Any) -> float:
-        """Make the arrays, and run each set once."""
-        problem = Problem(**given)
-        x, w, _ = problem.sets[0]
-        out, by_x, by_w = np.empty(problem.out, np.float32), np.empty_like(x), np.empty_like(w)
-
-        def step(number: int) -> None:
-            x, w, delta = problem.sets[number]
-            if back is None:
-                reference.convolve(x, w, out, problem.window)
-            else:
-                reference.convolve_weights(x, delta, by_w, problem.window)
-            if back == "both":
-                reference.convolve_input(delta, w, by_x, problem.window)
-
-        self.loop = Loop(step, len(problem.sets), quick=self._quick)
-        step(0)
-        return checksum(*([out] if back is None else [by_w, by_x][: 1 + (back == "both")]))
+        return Ready(checksum(*found))
 
 
 async def ours_side(conversation: Conversation) -> None:
@@ -191,19 +110,9 @@ async def ours_side(conversation: Conversation) -> None:
     await conversation.answer(about, Ours(engine, quick=settings["quick"]))
 
 
-async def torch_side(conversation: Conversation) -> None:
-    """Convolve by PyTorch as asked."""
-    settings = conversation.settings
-    torch = load_torch(settings["threads"])
-    about = f"torch {torch.__version__}, {threads(settings['threads'])}"
-    await conversation.answer(about, Torch(torch, quick=settings["quick"]))
-
-
-async def numpy_side(conversation: Conversation) -> None:
-    """Convolve by numpy as asked."""
-    settings = conversation.settings
-    about = f"the numpy twin, {blas()}, {threads(settings['threads'])}"
-    await conversation.answer(about, Numpy(quick=settings["quick"]))
-
-
-SIDES = {"ours": ours_side, "torch": torch_side, "numpy": numpy_side}
+SIDES = {
+    "ours": ours_side,
+    "torch": torch_side.convolve,
+    "jax": jax_side.convolve,
+    "numpy": numpy_side.convolve,
+}

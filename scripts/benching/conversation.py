@@ -8,9 +8,12 @@ import os
 import queue
 import threading
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from typing import Any, Protocol
 
-LONGEST = 1200.0
+from benching.rows import Ready
+
+LONGEST = 3600.0
 """Seconds that a side serves; its parent ends it long before."""
 
 
@@ -18,7 +21,7 @@ class Measured(Protocol):
     """What a side measures with."""
 
     @property
-    def prepare(self) -> Callable[..., Awaitable[float | None]]:
+    def prepare(self) -> Callable[..., Awaitable[Ready]]:
         """Get ready for a case, whose ``given`` is given by name; see `Contender.prepare`."""
 
     async def measure(self) -> dict[str, float]:
@@ -58,6 +61,6 @@ class Conversation:
         while True:
             question = await asyncio.to_thread(self._questions.get)
             if "prepare" in question:
-                self.tell(result=await measured.prepare(**question["prepare"]))
+                self.tell(**asdict(await measured.prepare(**question["prepare"])))
             else:
                 self.tell(**await measured.measure())

@@ -16,7 +16,7 @@ from benching.comparing import compare
 from benching.conversation import Conversation
 from benching.printing import Sheet
 from benching.processes import Side, begun, side
-from benching.rows import Case
+from benching.rows import Case, Ready
 from benching.suites import Settings, Suite
 from paramserver.client import Copy, TableClient
 from paramserver.slices import aligned
@@ -31,19 +31,20 @@ async def run(settings: Settings, sheet: Sheet) -> None:
     server, client = settings.pair
     async with AsyncExitStack() as stack:
 
-        async def started(name: str, core: int, address: str = "") -> Side:
+        async def started(name: str, core: int, address: str = "", *, ours: bool) -> Side:
             return await stack.enter_async_context(
-                side("latency", name, settings, cores=(core,), address=address)
+                side("latency", name, settings, ours=ours, cores=(core,), address=address)
             )
 
-        shard, echo = await started("shard", server), await started("echo_server", server)
+        shard = await started("shard", server, ours=True)
+        echo = await started("echo_server", server, ours=False)
         await begun(shard, echo)
-        ours = await started("ours", client, shard.address)
-        other = await started("echo_client", client, echo.address)
+        ours = await started("ours", client, shard.address, ours=True)
+        other = await started("echo_client", client, echo.address, ours=False)
         await begun(ours, other)
         sheet.note(f"on both sides the server on core {server}, the client on core {client}")
         trips = [Case(f"{kind}/1kB", "µs", given={"kind": kind}) for kind in ("push", "pull")]
-        await compare(sheet, "latency", trips, ours, other, "uvloop echo", settings.turns)
+        await compare(sheet, "latency", trips, ours, {"uvloop echo": other}, settings.turns)
 
 
 SUITE = Suite(
@@ -75,12 +76,13 @@ class Ours:
         self._gradient = aligned(SIZE // 4)
         self._gradient[:] = np.random.default_rng(1).random(SIZE // 4, np.float32)
 
-    async def prepare(self, kind: str) -> None:
+    async def prepare(self, kind: str) -> Ready:
         """Create the table, and warm up."""
         if self._table is None:
             self._table = await self._tables.create("small", spec_of(SIZE // 4, bsp=False))
         self._trip = self._push if kind == "push" else self._pull
         await self.measure()
+        return Ready()
 
     async def _push(self) -> None:
         assert self._table is not None
@@ -137,9 +139,10 @@ class EchoClient(asyncio.Protocol):
         self._transport.write(self._body)
         return back
 
-    async def prepare(self, kind: str) -> None:
+    async def prepare(self, kind: str) -> Ready:
         """Warm up; an echo is both push and pull."""
         await self.measure()
+        return Ready()
 
     async def measure(self) -> dict[str, float]:
         """Have it echoed."""

@@ -89,24 +89,30 @@ class Sheet:
     def _table(self, mean: Row | None) -> None:
         first = self._rows[0]
         more = list(first.more)
+        several = first.against in more  # rivals, which have a column each
         table = Table(box=None, pad_edge=False, header_style="dim")
         table.add_column("case")
-        for title in ("ours", first.against, *(name.replace("_", " ") for name in more)):
+        titles = [name.replace("_", " ") for name in more]
+        for title in ("ours", *titles) if several else ("ours", first.against, *titles):
             table.add_column(title, justify="right")
         table.add_column("unit")
         for title in ("ratio", "spread"):
             table.add_column(title, justify="right")
+        if several:
+            table.add_column("against")
         for row in self._rows:
-            figures = (row.ours, row.other, *(row.more[name] for name in more))
+            others = [row.more[name] for name in more]
+            figures = (row.ours, *others) if several else (row.ours, row.other, *others)
             table.add_row(
                 row.case,
                 *(_readable(figure) for figure in figures),
                 row.unit,
                 f"{row.ratio:.2f}",
                 f"{row.spread:.0%}",
+                *([row.against] if several else []),
             )
         if mean is not None:
-            blank = [""] * (2 + len(more))
+            blank = [""] * (2 + len(more) - several)
             table.add_section()
             kinds = mean.more["kinds"]
             for kind, ratio in kinds.items() if 1 < len(kinds) < len(self._rows) else ():

@@ -32,11 +32,49 @@ class Case:
 
 
 @dataclass(frozen=True)
+class Ready:
+    """What a side says when it is ready for a case.
+
+    ``result`` is a number made of its results, by which the sides are seen to do the same, or None
+    where there is nothing to compare. ``how`` names the way that it chose for the case, and
+    ``threads`` the number of its threads, None where it has no choice.
+    """
+
+    result: float | None = None
+    how: str = ""
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a side measured in its turns at a case, and what it was.
+
+    A turn holds the seconds of one run under "seconds", and of other ways to do the same under
+    names of their own, which become further figures of the row.
+    """
+
+    turns: Sequence[Mapping[str, float]]
+    about: str = ""
+    threads: int | None = None
+
+    @property
+    def seconds(self) -> list[float]:
+        """The seconds of a run, turn by turn."""
+        return [turn["seconds"] for turn in self.turns]
+
+    @property
+    def median(self) -> float:
+        """The median of these."""
+        return statistics.median(self.seconds)
+
+
+@dataclass(frozen=True)
 class Row:
     """What a case came to: medians, their ratio (better when larger), and how much it scattered.
 
     ``spread`` is the distance of the quartiles of the turns' ratios, by their median. ``ratios``
-    are the turns' own; ``more`` holds further figures in the row's unit.
+    are the turns' own; ``more`` holds further figures in the row's unit, and ``said`` what the sides
+    are.
     """
 
     suite: str
@@ -48,6 +86,7 @@ class Row:
     ratio: float
     ratios: tuple[float, ...]
     more: Mapping[str, Any] = field(default_factory=dict)
+    said: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def spread(self) -> float:
@@ -69,39 +108,38 @@ class Row:
             "ratio": _digits(self.ratio),
             "spread": _digits(self.spread),
             **{name: _digits(value) for name, value in self.more.items()},
+            **self.said,
         }
 
 
-def compared(
-    suite: str,
-    case: Case,
-    against: str,
-    ours: Sequence[Mapping[str, float]],
-    other: Sequence[Mapping[str, float]],
-) -> Row:
-    """Make a case's row of what both sides measured, turn by turn.
+def compared(suite: str, case: Case, ours: Taken, rivals: Mapping[str, Taken]) -> Row:
+    """Make a case's row of what our side and its rivals, by name, measured.
 
-    A turn holds the seconds of one run under "seconds", and of other ways to do the same under
-    names of their own, which become further figures of the row.
+    The row is against the rival that is quickest by its median; where there are several, the figure
+    of each is told too, under its name.
     """
-    mine = [turn["seconds"] for turn in ours]
-    theirs = [turn["seconds"] for turn in other]
+    against = min(rivals, key=lambda name: rivals[name].median)
+    best = rivals[against]
     more = {
         name: case.figure(statistics.median(turn[name] for turn in turns))
-        for turns in (ours, other)
+        for turns in (ours.turns, best.turns)
         for name in turns[0]
         if name != "seconds"
     }
+    if len(rivals) > 1:
+        more |= {name: case.figure(taken.median) for name, taken in rivals.items()}
+    said = {"ours_is": ours.about, "other_is": best.about, "other_threads": best.threads}
     return Row(
         suite=suite,
         case=case.name,
-        ours=case.figure(statistics.median(mine)),
-        other=case.figure(statistics.median(theirs)),
+        ours=case.figure(ours.median),
+        other=case.figure(best.median),
         against=against,
         unit=case.unit,
-        ratio=statistics.median(theirs) / statistics.median(mine),
-        ratios=tuple(b / a for a, b in zip(mine, theirs, strict=True)),
+        ratio=best.median / ours.median,
+        ratios=tuple(b / a for a, b in zip(ours.seconds, best.seconds, strict=True)),
         more=more,
+        said={name: value for name, value in said.items() if value},
     )
 
 
@@ -119,7 +157,7 @@ def geomean(rows: Sequence[Row]) -> Row:
         case=GEOMEAN,
         ours=None,
         other=None,
-        against=rows[0].against,
+        against=", ".join(dict.fromkeys(row.against for row in rows)),
         unit="ratio",
         ratio=statistics.geometric_mean(row.ratio for row in rows),
         ratios=tuple(

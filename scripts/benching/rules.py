@@ -11,7 +11,7 @@ from benching.comparing import compare
 from benching.conversation import Conversation
 from benching.printing import Sheet
 from benching.processes import begun, side
-from benching.rows import Case
+from benching.rows import Case, Ready
 from benching.suites import Settings, Suite
 from benching.timing import Loop, Looped, sets_for
 from kernels.engine import Engine, open_engine
@@ -56,12 +56,15 @@ def arrays_moved(rule: str) -> int:
 
 async def run(settings: Settings, sheet: Sheet) -> None:
     """Measure every rule and size on both sides."""
-    async with side("rules", "ours", settings) as ours, side("rules", "numpy", settings) as other:
+    async with (
+        side("rules", "ours", settings, ours=True) as ours,
+        side("rules", "numpy", settings, ours=False) as other,
+    ):
         await begun(ours, other)
         sheet.note(f"ours: {ours.about}")
         sheet.note(f"other: {other.about}")
         updates = cases(settings.quick)
-        await compare(sheet, "rules", updates, ours, other, "numpy", settings.turns)
+        await compare(sheet, "rules", updates, ours, {"numpy": other}, settings.turns)
 
 
 SUITE = Suite(
@@ -76,13 +79,12 @@ class Arrays:
     """What an update works on: weights, gradient and state."""
 
     def __init__(self, rule: str, size: int, source: np.random.Generator) -> None:
-        self.weights, self.gradient, *self.state = (
-            aligned(size) for _ in range(2 + state_count(rule))
-        )
+        self.weights, self.gradient, *state = (aligned(size) for _ in range(2 + state_count(rule)))
         self.weights[:] = source.random(size, np.float32)
         self.gradient[:] = source.random(size, np.float32) - np.float32(0.5)
-        for one in self.state:
+        for one in state:
             one[:] = 0
+        self.state = tuple(state)
         self.step = 0
 
     def update(self) -> Update:
@@ -91,7 +93,7 @@ class Arrays:
         return Update(
             weights=self.weights,
             out=self.weights,
-            state=tuple(self.state),
+            state=self.state,
             gradient=self.gradient,
             scale=SCALE,
             rate=RATE,
@@ -121,7 +123,7 @@ class Ours(Looped):
         self._runners = {rule: RuleRunner(engine, RuleSpec(rule)) for rule in RULES}
         self._quick = quick
 
-    async def prepare(self, rule: str, size: int) -> float:
+    async def prepare(self, rule: str, size: int) -> Ready:
         """Make the arrays, and update each set."""
         sets, runner = sets_of(rule, size), self._runners[rule]
 
@@ -130,7 +132,7 @@ class Ours(Looped):
 
         result = after_two(sets, apply)
         self.loop = Loop(lambda number: apply(sets[number]), len(sets), quick=self._quick)
-        return result
+        return Ready(result)
 
 
 class Numpy:
@@ -139,7 +141,7 @@ class Numpy:
     def __init__(self, *, quick: bool) -> None:
         self._quick = quick
 
-    async def prepare(self, rule: str, size: int) -> float:
+    async def prepare(self, rule: str, size: int) -> Ready:
         """Make the arrays, and update each set."""
         sets, twin, plain = sets_of(rule, size), RuleTwin(RuleSpec(rule)), PLAIN[rule]
         result = after_two(sets, plain)
@@ -156,7 +158,7 @@ class Numpy:
             len(source),
             quick=self._quick,
         )
-        return result
+        return Ready(result, threads=1)
 
     async def measure(self) -> dict[str, float]:
         """Update in both ways, and copy."""

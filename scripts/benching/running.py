@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from benching.rows import Case
-from benching.step import RATE
+from benching.networks import RATE
+from benching.rows import Case, Ready
 from benching.suites import Settings
 from benching.tied import command
 from paramserver.errors import NotReady
@@ -60,6 +60,8 @@ def find_data(folder: Path, *, quick: bool) -> tuple[dict[str, Any], str]:
 class Command:
     """Our side: the command that a person types, run anew for each turn; ``more`` is set too."""
 
+    about = ""
+
     def __init__(
         self,
         folder: Path,
@@ -90,8 +92,9 @@ class Command:
         }
         self._sets = [f"--set={key}={value}" for key, value in values.items()]
 
-    async def prepare(self, case: Case) -> None:
+    async def prepare(self, case: Case) -> Ready:
         """Do nothing: each turn begins with a start that is not counted."""
+        return Ready()
 
     async def measure(self) -> dict[str, float]:
         """Train; return the seconds of training for one example.

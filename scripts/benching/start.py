@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 from benching.comparing import compare
 from benching.printing import Sheet
-from benching.rows import Case
+from benching.rows import Case, Ready
 from benching.running import RUN_WITHIN, end, words_of
 from benching.suites import Settings, Suite
 from benching.tied import command
@@ -27,11 +27,14 @@ TURNS = 5
 class Budget:
     """The other side: what we allow ourselves."""
 
+    about = ""
+
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
 
-    async def prepare(self, case: Case) -> None:
+    async def prepare(self, case: Case) -> Ready:
         """Do nothing."""
+        return Ready()
 
     async def measure(self) -> dict[str, float]:
         """Return the budget."""
@@ -44,16 +47,19 @@ class Budget:
 class Start:
     """Our side: `node train digits`, with kernel caches of its own."""
 
+    about = ""
+
     def __init__(self, folder: Path, settings: Settings, *, cold: bool) -> None:
         self._folder = folder
         self._settings = settings
         self._cold = cold
         self._caches = {name: folder / name for name in ("XDG_CACHE_HOME", "POCL_CACHE_DIR")}
 
-    async def prepare(self, case: Case) -> None:
+    async def prepare(self, case: Case) -> Ready:
         """Fill the caches, unless they are to be empty."""
         if not self._cold:
             await self._run()
+        return Ready()
 
     async def measure(self) -> dict[str, float]:
         """Return the seconds from the command to the first step's end.
@@ -110,7 +116,7 @@ async def run(settings: Settings, sheet: Sheet) -> None:
             ours = Start(folder, settings, cold=name == "cold")
             turns = 1 if settings.quick else TURNS
             case = Case(name, "ms")
-            await compare(sheet, SUITE.name, [case], ours, Budget(budget), "budget", turns)
+            await compare(sheet, SUITE.name, [case], ours, {"budget": Budget(budget)}, turns)
 
 
 SUITE = Suite(

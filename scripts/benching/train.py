@@ -15,13 +15,15 @@ import numpy as np
 
 from benching.comparing import Contender, compare
 from benching.conversation import Conversation
+from benching.frameworks import is_installed, load
 from benching.gemm import threads
+from benching.networks import RATE, model_of
 from benching.printing import Sheet
 from benching.processes import Side, begun, side
-from benching.rows import Case
+from benching.rows import Case, Ready
 from benching.running import BATCH, NETWORK, PEERS, Command, find_data
-from benching.step import RATE, has_torch, load_torch, model_of, torch_network
 from benching.suites import Settings, Suite
+from benching.torch_side import network_of
 from kernels.engine import open_engine
 from kernels.rules import RuleRunner, RuleSpec, Update
 from nodes.data import load_dataset, permutation
@@ -45,21 +47,21 @@ async def run(settings: Settings, sheet: Sheet) -> None:
         data, words = find_data(folder, quick=settings.quick)
         sheet.note(f"data: {words}")
 
-        async def started(name: str, *on: int, **more: Any) -> Side:
+        async def started(name: str, *on: int, ours: bool, **more: Any) -> Side:
             return await stack.enter_async_context(
-                side("train", name, settings, cores=on, data=data, **more)
+                side("train", name, settings, ours=ours, cores=on, data=data, **more)
             )
 
         other: Contender
-        if has_torch():
+        if is_installed("torch", sheet):
             meeting = f"file://{folder}/meeting"
             sides = [
-                await started("rank", core, rank=rank, meeting=meeting)
+                await started("rank", core, ours=False, rank=rank, meeting=meeting)
                 for rank, core in enumerate(settings.pair)
             ]
             other, against = Ranks(sides), "torch DDP"
         else:
-            sides = [await started("alone", *cores)]
+            sides = [await started("alone", *cores, ours=True)]
             other, against = sides[0], "one process"
         await begun(*sides)
         sheet.note(f"other: {sides[0].about}")
@@ -68,7 +70,7 @@ async def run(settings: Settings, sheet: Sheet) -> None:
         name = f"{NETWORK}/batch{BATCH}"
         case = Case(name, "examples/s", 1.0)
         turns = QUICK_TURNS if settings.quick else TURNS
-        await compare(sheet, "train", [case], ours, other, against, turns)
+        await compare(sheet, "train", [case], ours, {against: other}, turns)
 
 
 SUITE = Suite(
@@ -85,9 +87,15 @@ class Ranks:
     def __init__(self, sides: list[Side]) -> None:
         self._sides = sides
 
-    async def prepare(self, case: Case) -> None:
+    @property
+    def about(self) -> str:
+        """What they are, once they have begun."""
+        return self._sides[0].about
+
+    async def prepare(self, case: Case) -> Ready:
         """Have all get ready at once."""
-        await asyncio.gather(*(one.prepare(case) for one in self._sides))
+        first, *_ = await asyncio.gather(*(one.prepare(case) for one in self._sides))
+        return first
 
     async def measure(self) -> dict[str, float]:
         """Have all train at once; the slowest counts."""
@@ -103,12 +111,14 @@ class Rank:
     """One process of PyTorch's DistributedDataParallel over gloo."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        self._torch = load_torch(settings["threads"])
+        self._torch = load("torch")
+        self._torch.set_num_threads(settings["threads"])
         self._settings = settings
         self._next = 0
-        self.about = f"torch {self._torch.__version__}, {PEERS} processes of 1 thread"
+        capability = self._torch.backends.cpu.get_cpu_capability()
+        self.about = f"torch {self._torch.__version__}, {capability}, {PEERS} processes of 1 thread"
 
-    async def prepare(self) -> None:
+    async def prepare(self) -> Ready:
         """Meet the other rank, load the data, and warm up."""
         torch, settings = self._torch, self._settings
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"
@@ -119,7 +129,7 @@ class Rank:
             world_size=PEERS,
             timeout=datetime.timedelta(seconds=60),
         )
-        network = torch.nn.parallel.DistributedDataParallel(torch_network(torch, model_of(NETWORK)))
+        network = torch.nn.parallel.DistributedDataParallel(network_of(torch, model_of(NETWORK)))
         rule = torch.optim.SGD(network.parameters(), lr=RATE)
         dataset = load_dataset(DataConfig.model_validate(settings["data"]))
         x = torch.from_numpy(dataset.train_x.astype(np.float32) * np.float32(dataset.scale))
@@ -139,6 +149,7 @@ class Rank:
         self._step = step
         for _ in range(WARM_UP):
             step()
+        return Ready()
 
     async def measure(self) -> dict[str, float]:
         """Train; return the seconds of one example of the global minibatch."""
@@ -159,7 +170,7 @@ class Alone:
         self.about = f"no server, {threads(settings['threads'])} on {self._engine.info}"
         self._next = 0
 
-    async def prepare(self) -> None:
+    async def prepare(self) -> Ready:
         """Load the data and warm up."""
         model, dataset = (
             model_of(NETWORK),
@@ -183,6 +194,7 @@ class Alone:
         self._step = step
         for _ in range(WARM_UP):
             step()
+        return Ready()
 
     async def measure(self) -> dict[str, float]:
         """Train; return the seconds of one example."""

@@ -15,7 +15,7 @@ from benching.comparing import compare
 from benching.conversation import Conversation
 from benching.printing import Sheet
 from benching.processes import Side, begun, side
-from benching.rows import Case
+from benching.rows import Case, Ready
 from benching.suites import Settings, Suite
 from paramserver.client import Copy, TableClient
 from paramserver.doctor.pair import receive
@@ -48,17 +48,20 @@ async def run(settings: Settings, sheet: Sheet) -> None:
     """Measure every transfer on both sides."""
     async with AsyncExitStack() as stack:
 
-        async def started(name: str, address: str = "") -> Side:
-            return await stack.enter_async_context(side("wire", name, settings, address=address))
+        async def started(name: str, address: str = "", *, ours: bool) -> Side:
+            return await stack.enter_async_context(
+                side("wire", name, settings, ours=ours, address=address)
+            )
 
-        shard, raw = await started("shard"), await started("raw_server")
+        shard = await started("shard", ours=True)
+        raw = await started("raw_server", ours=False)
         await begun(shard, raw)
-        ours = await started("ours", shard.address)
-        other = await started("raw_client", raw.address)
+        ours = await started("ours", shard.address, ours=True)
+        other = await started("raw_client", raw.address, ours=False)
         await begun(ours, other)
         transfers = cases(settings.quick)
         sheet.note(f"both sides on cores {', '.join(str(core) for core in settings.cores)}")
-        await compare(sheet, "wire", transfers, ours, other, "raw socket", settings.turns)
+        await compare(sheet, "wire", transfers, ours, {"raw socket": other}, settings.turns)
 
 
 SUITE = Suite(
@@ -86,7 +89,7 @@ class Ours:
         self._made: dict[tuple[bool, int], TableClient] = {}
         self._clocks: dict[int, int] = {}
 
-    async def prepare(self, kind: str, size: int) -> None:
+    async def prepare(self, kind: str, size: int) -> Ready:
         """Create the table that is needed, and take a turn to make its memory real."""
         self._kind, self._size, bsp = kind, size // 4, kind == "held"
         table = self._made.get((bsp, size))
@@ -99,6 +102,7 @@ class Ours:
         self._gradient = aligned(self._size)
         self._gradient[:] = np.random.default_rng(1).random(self._size, np.float32)
         await self.measure()
+        return Ready()
 
     async def measure(self) -> dict[str, float]:
         """Transfer, one after another."""
@@ -147,11 +151,12 @@ class RawSocket:
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._quick = quick
 
-    async def prepare(self, kind: str, size: int) -> None:
+    async def prepare(self, kind: str, size: int) -> Ready:
         """Make the memory, and take a turn to make it real."""
         self._wants = kind == "pull"
         self._buffer = bytearray(size)
         await self.measure()
+        return Ready()
 
     async def measure(self) -> dict[str, float]:
         """Transfer, one after another."""

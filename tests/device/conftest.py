@@ -4,11 +4,16 @@ from dataclasses import replace
 
 import pytest
 
-from kernels.device.discovery import choose, devices
+from kernels.device.choice import choose
+from kernels.device.discovery import devices
 from kernels.engine import Engine, open_engine
 from kernels.opencl import OpenCLEngine
 
-FOUND = devices()
+# A part of what a device's description says of its software, to test no others.
+ONLY = os.environ.get("TEST_DEVICES", "")
+FOUND = [info for info in devices() if ONLY in info.software]
+if ONLY and not FOUND:
+    raise pytest.UsageError(f"TEST_DEVICES={ONLY}: no such device among {devices()}")
 OPENCL = [str(info.index) for info in FOUND]
 # The kernels for GPUs run on any device, if slowly: so they are tested where there is no GPU.
 GPU_KERNELS = [f"{info.index} with the kernels for GPUs" for info in FOUND if info.type == "cpu"]

@@ -2,8 +2,9 @@
 
 import pytest
 
+from kernels.device.choice import choose
 from kernels.device.device import OpenDevice
-from kernels.device.discovery import choose, devices
+from kernels.device.discovery import devices
 
 FAULTY = """
 __kernel void past_the_end(__global float *a) { a[get_global_id(0)] = 1; }

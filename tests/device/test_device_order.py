@@ -63,7 +63,8 @@ class Step:
         engine.download(self.stats, self.host_stats)
 
 
-def test_no_operation_waits(opencl: OpenCLEngine) -> None:
+def test_no_operation_waits(opencl: OpenCLEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opencl.device, "inline", None)  # it does at once what it is given
     step = Step(opencl)
     step.run()
     opencl.wait()

@@ -83,8 +83,8 @@ def test_kernel_and_twin_are_equal_bit_for_bit(
     assert runner.twin_is_equal
     results = []
     for below in (0, 1 << 40):
-        monkeypatch.setattr(rules, "TWIN_BELOW", below)
-        results.append(run(runner, [1, 15, 1000, 20000], 3))
+        monkeypatch.setattr(rules, "TWIN_BELOW", (below,) * 3)
+        results.append(run(runner, [1, 15, 1000, 1000, 20000, 70000], 3))
     for ours, theirs in zip(*results, strict=True):
         for a, b in zip(ours, theirs, strict=True):
             np.testing.assert_array_equal(a.view(np.uint32), b.view(np.uint32))

@@ -17,7 +17,7 @@ SIZES = [1, 17, 255, 4097, 70001]
 
 
 def assert_equal_bits(engine: OpenCLEngine, found: np.ndarray, wanted: np.ndarray) -> None:
-    (device,) = engine.device.context.devices
+    device = engine.device.cl_device
     if device.type & cl.device_type.CPU:
         np.testing.assert_array_equal(found.view(np.uint32), wanted.view(np.uint32))
     else:  # OpenCL lets quotients and roots of other devices be off by a few units

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
 import shutil
 import signal
 import subprocess
@@ -13,7 +14,15 @@ import time
 from pathlib import Path
 
 import pytest
+from benching.busy import at_rest
+from benching.choosing import counts
+from benching.comparing import compare
+from benching.printing import Sheet
+from benching.processes import side
+from benching.rows import Case, Ready
+from benching.suites import Settings
 
+from paramserver.errors import NotReady, ParamserverError
 from tests.support.process import ROOT, Running, environment, run
 
 SCRIPTS = ROOT / "scripts"
@@ -32,7 +41,9 @@ def test_rows_are_valid_and_the_last_is_their_geometric_mean(tmp_path: Path) -> 
     *cases, mean = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["case"] for row in cases] == ["sgd/64KiB", "momentum/64KiB", "adam/64KiB"]
     for row in cases:
-        assert row.keys() == FIELDS | {"twin", "copy"}
+        assert row.keys() == FIELDS | {"twin", "copy", "ours_is", "other_is", "other_threads"}
+        assert row["other_is"].startswith("numpy ")
+        assert row["other_threads"] == 1
         assert (row["suite"], row["against"], row["unit"]) == ("rules", "numpy", "GB/s")
         assert row["ratio"] == pytest.approx(row["ours"] / row["other"], rel=1e-3)
         assert row["spread"] >= 0
@@ -41,6 +52,7 @@ def test_rows_are_valid_and_the_last_is_their_geometric_mean(tmp_path: Path) -> 
     assert mean["ratio"] == pytest.approx(math.prod(ratios) ** (1 / 3), rel=1e-3)
     assert (mean["worst"], mean["kinds"]["sgd"]) == (min(ratios), ratios[0])
     assert "bench: rules: one update of weights" in done.stderr, "it states what it times"
+    assert "bench: processor: " in done.stderr
 
 
 @pytest.mark.usefixtures("no_orphans")
@@ -97,6 +109,29 @@ def test_what_fails_in_a_side_is_one_line_that_names_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_orphans")
+def test_frameworks_that_are_missing_or_broken_are_left_out_and_numpy_is_compared_with(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['torch'] = None\n")
+    (tmp_path / "jax.py").write_text("raise OSError('libjax.so: no such file')\n")
+    paths = PATHS | {"PYTHONPATH": f"{tmp_path}:{PATHS['PYTHONPATH']}"}
+    done = run("benching", "step", "--quick", "--json", "--device=numpy", cwd=tmp_path, **paths)
+    assert done.returncode == 0, done.stderr
+    assert "bench: PyTorch is not installed, so it is left out; " in done.stderr
+    assert (
+        "bench: jax is left out: step, side jax: cannot import jax: OSError: libjax.so: no such file\n"
+        in done.stderr
+    )
+    *rows, mean = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["case"] for row in rows] == ["64-64-10/batch32", "64-64-10/batch128"]
+    for row in rows:
+        assert row["against"] == "numpy"
+        assert row["other_is"].startswith("numpy ")
+        assert row["other_threads"] in counts(len(os.sched_getaffinity(0)))
+    assert mean["against"] == "numpy"
+
+
+@pytest.mark.usefixtures("no_orphans")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_its_processes_end_with_it(tmp_path: Path, number: signal.Signals) -> None:
     with Running("benching", "gemm", "--json", "--device=numpy", cwd=tmp_path, **PATHS) as running:
@@ -107,15 +142,34 @@ def test_its_processes_end_with_it(tmp_path: Path, number: signal.Signals) -> No
         assert "Traceback" not in running.said
 
 
+@pytest.mark.usefixtures("no_orphans")
+def test_what_a_side_does_not_do_in_time_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", PATHS["PYTHONPATH"])
+
+    async def late() -> None:
+        settings = Settings(device="numpy", cores=(0,), quick=True)
+        async with side("rules", "numpy", settings, ours=False) as one:
+            await one.begin()
+            case = Case("adam/1", "ms", given={"rule": "adam", "size": 1 << 22})
+            await one.ask(f"its being ready for {case.name}", 0.001, prepare=case.given)
+
+    with pytest.raises(
+        NotReady, match=r"^rules, side numpy: its being ready for adam/1 did not come"
+    ):
+        asyncio.run(late())
+
+
 class Told:
     """A side that measures what it is told."""
+
+    about = ""
 
     def __init__(self, result: float, *seconds: float) -> None:
         self._result = result
         self._seconds = list(seconds)
 
-    async def prepare(self, _: object) -> float:
-        return self._result
+    async def prepare(self, _: object) -> Ready:
+        return Ready(self._result)
 
     async def measure(self) -> dict[str, float]:
         return {"seconds": self._seconds.pop(0)}
@@ -125,20 +179,12 @@ class Told:
 
 
 def test_ratio_is_of_medians_and_spread_of_the_turns(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-
-    from benching.comparing import compare
-    from benching.printing import Sheet
-    from benching.rows import Case
-
-    from paramserver.errors import ParamserverError
-
     sheet, cases = Sheet(sys.stdout, as_json=True), [Case("a/1", "GB/s", 6.0)]
     ours, other = Told(1.0, 1.0, 2.0, 4.0), Told(1.001, 2.0, 6.0, 16.0)
     with sheet.open("made", "up"):
-        asyncio.run(compare(sheet, "made", cases, ours, other, "them", 3))
+        asyncio.run(compare(sheet, "made", cases, ours, {"them": other}, 3))
     row = json.loads(capsys.readouterr().out.splitlines()[0])
     # The turns' ratios are 2, 3 and 4.
     assert row == {
@@ -152,15 +198,10 @@ def test_ratio_is_of_medians_and_spread_of_the_turns(
         "spread": pytest.approx(1 / 3, rel=1e-4),
     }
     with pytest.raises(ParamserverError, match=r"our result is 1, that of them 1\.1"):
-        asyncio.run(compare(sheet, "made", cases, Told(1.0), Told(1.1), "them", 3))
+        asyncio.run(compare(sheet, "made", cases, Told(1.0), {"them": Told(1.1)}, 3))
 
 
-def test_a_side_is_at_rest_when_its_threads_have_stopped_spinning(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    from benching.busy import at_rest
-
+def test_a_side_is_at_rest_when_its_threads_have_stopped_spinning() -> None:
     code = (
         "import time; end = time.monotonic() + 0.5; print(flush=True)\n"
         "while time.monotonic() < end: pass\n"

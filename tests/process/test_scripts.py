@@ -14,8 +14,12 @@ from pathlib import Path
 
 import pytest
 
+SYSTEM_POCL = Path("/etc/OpenCL/vendors/pocl.icd").exists()
 CHECKOUT = Path(__file__).resolve().parents[2]
-TOOLS = "awk bash cat chmod cp cut dirname env flock mkdir mktemp readlink rm sha256sum tail touch"
+TOOLS = (
+    "awk bash cat chmod cp cut dirname env find flock grep head mkdir mktemp readlink rm sha256sum "
+    "tail touch"
+)
 
 PYTHON = r"""#!/usr/bin/env bash
 case "$*" in
@@ -38,6 +42,14 @@ case "$*" in
     cp "$TOOL" "${0%/*}/$program"
   done
   ;;
+*'-m kernels.device'*)
+  echo "tried" >>"$RECORD.devices"
+  if [[ -n ${NO_DEVICE:-} ]] && ! grep -q pocl-opencl-icd "$RECORD"; then
+    echo "no OpenCL device works: the compiler's words"
+    exit 3
+  fi
+  echo "0: a device"
+  ;;
 *kernels.device*) ;;
 *'-m pytest'*) exec "$TOOL" "$@" ;;
 *) echo "unforeseen: $*" >&2; exit 99 ;;
@@ -59,10 +71,19 @@ echo "oclgrind $*"
 """
 
 APT = r"""#!/usr/bin/env bash
+case "$*" in
+*'install -s'*) echo "Inst libpocl2 (3.1 Debian)"; exit ;;
+*download*) touch libpocl2.deb; exit ;;
+esac
 echo "apt-get $*" >>"$RECORD"
 case "$*" in
 *install*) cp "$TOOL" "${0%/*}/ld" ;;
 esac
+"""
+
+DPKG = r"""#!/usr/bin/env bash
+mkdir -p "$3/usr/lib"
+touch "$3/usr/lib/libpocl.so.2.9"
 """
 
 
@@ -256,6 +277,30 @@ def test_missing_linker_is_installed_or_named(copy: Copy) -> None:
         assert "apt-get install -y --no-install-recommends binutils\n" in err
 
 
+def test_where_no_device_works_pocl_is_installed_or_the_line_to_type_named(copy: Copy) -> None:
+    status, _, err = copy.call("run", NO_DEVICE="1")
+    assert status == 0, err
+    assert "run: no OpenCL device yet: no OpenCL device works: the compiler's words\n" in err
+    packages = "install -y --no-install-recommends pocl-opencl-icd"
+    if os.geteuid() == 0:
+        assert [line for line in copy.record if line.endswith(packages)]
+        assert err.endswith("run: found device 0: a device\n")
+    else:
+        assert err.endswith(f"sudo apt-get update && sudo apt-get {packages}\n")
+
+
+def test_a_device_is_looked_for_until_one_works(copy: Copy) -> None:
+    (copy.bin / "apt-get").unlink()
+    tried = copy.base / "record.devices"
+    for _ in range(2):
+        status, _, err = copy.call("run", NO_DEVICE="1")
+        assert status == 0  # the command itself says what is wrong
+        assert err.endswith("run: install PoCL from this system's packages, or a GPU's driver\n")
+    assert copy.call("run")[2] == ""
+    assert copy.call("run")[2] == ""
+    assert tried.read_text().count("tried") == 3
+
+
 def test_no_python_and_no_package_manager_is_one_line(copy: Copy) -> None:
     (copy.bin / "python3").unlink()
     (copy.bin / "apt-get").unlink()
@@ -287,13 +332,18 @@ def test_test_takes_all_with_the_long_ones(copy: Copy) -> None:
 )
 def test_test_all_runs_the_device_tests_on_other_implementations(copy: Copy) -> None:
     copy.program("bin/oclgrind", OCLGRIND)
+    copy.program("bin/dpkg", DPKG)
     status, out, err = copy.call("test", "--all")
     assert status == 0, err
     assert "NO " not in err
     intel = copy.root / ".venv" / "intel-opencl"
     icd = (intel / "vendors" / "intel.icd").read_text()
     assert icd == f"{intel}/lib/libintelocl.so\n"
-    assert "<worksteal><tests/device>" in out
+    assert out.count("<worksteal><tests/device>") == (1 if SYSTEM_POCL else 2)
+    if not SYSTEM_POCL:
+        debian = copy.root / ".venv" / "debian-pocl"
+        icd = (debian / "vendors" / "pocl.icd").read_text()
+        assert icd == f"{debian}/usr/lib/libpocl.so.2.9\n"
     first, second = (line for line in out.splitlines() if line.startswith("oclgrind "))
     assert first.endswith("-m not heavy tests/device")
     assert "__AVX512F__" in second
@@ -307,10 +357,11 @@ def test_test_all_names_the_implementations_that_it_could_not_have(copy: Copy) -
     status, _, err = copy.call("test", "--all", PIP_FAILS="1")
     assert status == 0
     assert err.count("NO INTEL RUNTIME: tests/device did not run on it") == 2
+    assert SYSTEM_POCL or err.count("NO DEBIAN POCL: tests/device did not run on it") == 2
     last = err.splitlines()[-1]
     assert last.startswith("test: NO OCLGRIND: tests/device did not run under it")
     _, _, err = copy.call("test", "--all", "tests/unit")
-    assert "NO RUN OF tests/device on Intel's runtime and under Oclgrind" in err
+    assert "NO RUN OF tests/device on other implementations" in err
 
 
 def test_test_stops_at_the_first_failing_stage(copy: Copy) -> None:

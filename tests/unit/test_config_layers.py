@@ -104,7 +104,7 @@ def test_text_is_no_number_in_a_file_and_one_in_the_environment() -> None:
         ),
         (
             {"document": {"device": {"x": 1}}},
-            "my.toml: device.x: unknown key (known: select, cores, memory, tune)",
+            "my.toml: device.x: unknown key (known: select, cores, memory, target_cpu, tune)",
         ),
         ({"sets": ["size"]}, "--set size: write it as key=value, such as train.epochs=3"),
         ({"document": {"cluster": 3}}, "my.toml: cluster: must be a table of keys, not 3"),

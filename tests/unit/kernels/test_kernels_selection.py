@@ -5,14 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from kernels.device import build_lock, cache, device, discovery
-from kernels.device.discovery import DeviceInfo, choose
+from kernels.device import build_lock, cache, choice, device, discovery
+from kernels.device.choice import choose
+from kernels.device.discovery import DeviceInfo
+from kernels.device.thread_affinity import POCL
+from kernels.device.trial import Trial
 from kernels.engine import open_engine
 from kernels.errors import DeviceError
 
 
-def info(index: int, name: str, kind: str) -> DeviceInfo:
-    return DeviceInfo(index, name, "A platform", kind, 4, 8 << 30, "1.0", 128)
+def info(
+    index: int, name: str, kind: str, driver: str = "1.0", platform: str = "A platform"
+) -> DeviceInfo:
+    return DeviceInfo(index, name, platform, kind, 4, 8 << 30, driver, 128)
 
 
 CPU, GPU, OTHER = (
@@ -20,19 +25,40 @@ CPU, GPU, OTHER = (
     info(1, "Big GPU", "gpu"),
     info(2, "Card", "accelerator"),
 )
+GOOD = Trial(True, width=8)
+BAD = Trial(False, "error: unknown target CPU 'generic'")
+
+
+class Machine:
+    """Devices as they are found, and what trials find; ``mended`` ones work when tried again."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.found: list[DeviceInfo] = []
+        self.trials: dict[DeviceInfo, Trial] = {}
+        self.mended: set[DeviceInfo] = set()
+        self.told: list[str] = []
+        monkeypatch.setattr(choice, "devices", lambda target: self.found)
+        monkeypatch.setattr(choice, "tried", self.tried)
+        monkeypatch.setattr(choice, "pip_has_no_cpu_device", lambda: False)
+
+    def tried(self, info: DeviceInfo, tell: object, *, again: bool = False) -> Trial:
+        return GOOD if again and info in self.mended else self.trials.get(info, GOOD)
+
+    def choose(self, select: str) -> DeviceInfo:
+        return choose(select, tell=self.told.append)
 
 
 @pytest.fixture
-def three(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(discovery, "devices", lambda: [CPU, GPU, OTHER])
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    return Machine(monkeypatch)
 
 
 @pytest.fixture
-def none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(discovery, "devices", list)
+def three(machine: Machine) -> Machine:
+    machine.found = [CPU, GPU, OTHER]
+    return machine
 
 
-@pytest.mark.usefixtures("three")
 @pytest.mark.parametrize(
     ("select", "chosen"),
     [
@@ -43,38 +69,83 @@ def none(monkeypatch: pytest.MonkeyPatch) -> None:
         ("GPU", GPU),
         ("accelerator", OTHER),
         ("big", GPU),
-        ("a platform", CPU),
+        ("a platform", GPU),
     ],
 )
-def test_a_device_is_chosen_by_what_a_person_writes(select: str, chosen: DeviceInfo) -> None:
-    assert choose(select) == chosen
+def test_a_device_is_chosen_by_what_a_person_writes(
+    three: Machine, select: str, chosen: DeviceInfo
+) -> None:
+    assert three.choose(select) == chosen
+    assert not three.told
 
 
-@pytest.mark.usefixtures("three")
 @pytest.mark.parametrize("select", ["7", "", "radeon", "-1"])
-def test_an_unknown_selection_names_the_choices(select: str) -> None:
+def test_an_unknown_selection_names_the_choices(three: Machine, select: str) -> None:
     with pytest.raises(DeviceError, match=r"names no device.*0: Some CPU.*1: Big GPU.*numpy"):
-        choose(select)
+        three.choose(select)
 
 
-@pytest.mark.usefixtures("none")
+def test_a_device_that_fails_is_passed_over_and_the_reason_told(three: Machine) -> None:
+    three.trials[GPU] = BAD
+    assert three.choose("auto") == CPU
+    (line,) = three.told
+    assert line == f"device {GPU} is passed over, because it fails: {BAD.reason}"
+
+
+def test_where_none_works_each_reason_is_named_in_one_line(three: Machine) -> None:
+    three.trials = {CPU: BAD, GPU: Trial(False, "it hangs"), OTHER: BAD}
+    with pytest.raises(
+        DeviceError, match=r"no OpenCL device works: .*GPU.*it hangs.*'generic'.*pip"
+    ):
+        three.choose("auto")
+    with pytest.raises(DeviceError, match=r"works for device.select = '1': .*it hangs") as failure:
+        three.choose("1")
+    assert "\n" not in str(failure.value)
+    assert "generic" not in str(failure.value)
+
+
+def test_what_failed_before_is_tried_again_before_a_run_is_refused(three: Machine) -> None:
+    three.trials = {CPU: BAD, GPU: BAD, OTHER: BAD}
+    three.mended = {CPU}
+    assert three.choose("auto") == CPU
+
+
+def test_of_two_cpu_devices_the_compiler_that_knows_the_cpu_wins(machine: Machine) -> None:
+    old = info(0, "pthread", "cpu", "3.0-rc2", POCL)
+    new = info(1, "pthread", "cpu", "3.1+debian", POCL)
+    newest = info(2, "pthread", "cpu", "10.2", POCL)
+    foreign = info(3, "CPU", "cpu", "99", "Intel(R) OpenCL")
+    machine.found = [foreign, new, old, newest]
+    assert machine.choose("auto") == newest
+    machine.trials[old] = Trial(True, width=16)
+    assert machine.choose("auto") == old
+    machine.trials = {newest: BAD, old: BAD}
+    assert machine.choose("cpu") == new
+
+
+@pytest.mark.parametrize(
+    ("driver", "numbers"), [("3.0-rc2", (3, 0)), ("10.2.1+x", (10, 2, 1)), ("v7", ()), ("", ())]
+)
+def test_versions_are_compared_as_numbers(driver: str, numbers: tuple[int, ...]) -> None:
+    assert choice.version_of(driver) == numbers
+
+
 @pytest.mark.parametrize("select", ["0", "gpu", "auto"])
-def test_without_a_device_the_error_says_what_to_install(
-    select: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(discovery, "pip_has_no_cpu_device", lambda: False)
-    with pytest.raises(DeviceError, match=r"no OpenCL device found.*pip install.*numpy"):
-        choose(select)
+def test_without_a_device_the_error_says_what_to_install(machine: Machine, select: str) -> None:
+    with pytest.raises(DeviceError, match=r"no OpenCL device found.*pip install.*apt.*numpy"):
+        machine.choose(select)
 
 
-@pytest.mark.usefixtures("none")
 def test_numpy_is_chosen_by_itself_only_where_pip_has_no_device(
-    monkeypatch: pytest.MonkeyPatch,
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(discovery, "pip_has_no_cpu_device", lambda: True)
-    assert choose("auto").type == "numpy"
+    monkeypatch.setattr(choice, "pip_has_no_cpu_device", lambda: True)
+    assert machine.choose("auto").type == "numpy"
     with pytest.raises(DeviceError):
-        choose("cpu")
+        machine.choose("cpu")
+    machine.found, machine.trials = [CPU], {CPU: BAD}
+    with pytest.raises(DeviceError, match="no OpenCL device works"):
+        machine.choose("auto")
 
 
 def test_numpy_is_explicit() -> None:
@@ -85,7 +156,7 @@ def test_numpy_is_explicit() -> None:
 
 
 def test_devices_are_described_in_one_short_line() -> None:
-    assert str(GPU) == "1: Big GPU (gpu, A platform, 4 units, 8.0 GiB)"
+    assert str(GPU) == "1: Big GPU (gpu, A platform 1.0, 4 units, 8.0 GiB)"
 
 
 def test_pyopencl_is_not_imported_before_devices_are_looked_for() -> None:

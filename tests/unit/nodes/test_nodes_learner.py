@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from float64_engine import exact_learner
 
-from kernels.device.discovery import choose, devices, numpy_device
+from kernels.device.choice import choose
+from kernels.device.discovery import devices, numpy_device
 from kernels.engine import Array, Engine, open_engine
 from kernels.host import NumpyEngine
 from kernels.opencl import OpenCLEngine
