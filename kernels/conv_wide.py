@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from kernels.conv_layout import Layer, Room
-from kernels.device.build_lock import building
 from kernels.device.device import Located, OpenDevice, define, source
 from kernels.windows import Window
 
@@ -52,7 +51,7 @@ class WideConvolution:
             "add_pieces": (None, *at * 2, *words * 5, *shared),
         }
         text = _source()
-        with building(device.info, [text]):
+        with device.building([text]):
             program = device.build(text, {})
             self._kernels = {name: device.kernel(program, name, of) for name, of in types.items()}
             with device.unrecorded():
