@@ -130,7 +130,7 @@ def _source(form: Form, tile: Tile | None, prefetch: bool) -> str:
     ahead = _tiles("ahead_##lanes", tile.rows, tile.panel, ahead=True)
     tiles = _tiles("tiles_##lanes", tile.rows, tile.panel)
     before = define(head) + source("common.cl", "gemm_ahead.cl")
-    return before + tails + ahead + tiles + source("gemm_head.cl", "gemm.cl")
+    return before + tails + ahead + tiles + source("gemm_head.cl", "turn.cl", "gemm.cl")
 
 
 def _tiles(name: str, rows: int, panel: int, *, ahead: bool = False) -> str:

@@ -10,6 +10,16 @@ from kernels.windows import Window
 
 Shape = tuple[int, int, int, int]
 
+# For vectors of 16 over filters and channels: numbers that are no multiple of 16 or of 8, more than a
+# panel of 64, small planes that are taken together, images in parts, and each way back.
+WIDE: list[tuple[Shape, int, Window]] = [
+    ((5, 16, 4, 5), 17, Window((3, 3), padding=(1, 1))),
+    ((3, 17, 9, 9), 31, Window((3, 3), (2, 2), (1, 1))),
+    ((2, 20, 9, 8), 24, Window((2, 3), (1, 1), (0, 2), (2, 2))),
+    ((1, 70, 6, 7), 84, Window((3, 1), padding=(1, 0))),
+    ((2, 96, 5, 5), 8, Window((1, 1), (2, 3))),
+    ((2, 64, 41, 40), 24, Window((3, 2), padding=(1, 0))),
+]
 # B, C, H, W, then filters and window: LeNet's layers, and every edge: padding, strides that do and do
 # not divide, dilation, rows that are no multiple of eight, windows as large as the plane.
 CASES: list[tuple[Shape, int, Window]] = [
@@ -23,10 +33,11 @@ CASES: list[tuple[Shape, int, Window]] = [
     ((2, 5, 4, 6), 9, Window((4, 6))),
     ((4, 6, 5, 16), 3, Window((1, 1), (2, 2))),
     ((64, 4, 7, 7), 3, Window((4, 4))),
+    *WIDE,
 ]
 
 
-HEAVY = [*CASES[1:4], CASES[-1]]
+HEAVY = [*CASES[1:4], CASES[9], WIDE[-1]]
 
 
 def out_shape(shape: Shape, filters: int, window: Window) -> Shape:
@@ -97,12 +108,13 @@ def test_gradients_are_those_of_finite_differences(
 
 
 @pytest.mark.heavy
+@pytest.mark.parametrize(("channels", "filters"), [(4, 7), (24, 40)])
 @pytest.mark.parametrize("window", [Window((3, 3)), Window((3, 3), (2, 2), (1, 1))], ids=str)
 def test_an_image_s_result_does_not_depend_on_its_company(
-    opencl: OpenCLEngine, window: Window
+    opencl: OpenCLEngine, channels: int, filters: int, window: Window
 ) -> None:
-    x, w = normal(1, 9, 4, 14, 14), normal(2, 7, 4, 3, 3)
-    small = (7, *window.over((14, 14)))
+    x, w = normal(1, 9, channels, 14, 14), normal(2, filters, channels, 3, 3)
+    small = (filters, *window.over((14, 14)))
     delta = normal(3, 9, *small)
     weights, whole, by_whole = put(opencl, w), opencl.empty((9, *small)), opencl.empty(x.shape)
     opencl.convolve(put(opencl, x), weights, whole, window)

@@ -29,6 +29,7 @@ from kernels.windows import Window
 KINDS: tuple[pooling.Pooling, ...] = ("max", "mean")
 SHAPE = (301, 83)
 PLANES = (19, 7, 13, 11)
+MANY_PLANES = (19, 31, 13, 11)
 
 
 @pytest.fixture(scope="module", params=["cpu", "cpu with the kernels for GPUs"])
@@ -120,11 +121,18 @@ def run_reductions(engine: Engine, make: Callable[..., Array]) -> list[Array]:
 
 def run_images(engine: Engine, make: Callable[..., Array]) -> list[Array]:
     found = []
-    for window in (Window((3, 3)), Window((3, 2), (2, 1), (1, 1))):
-        x, weights = put(engine, normal(1, *PLANES)), put(engine, normal(2, 10, 7, *window.size))
-        small = (PLANES[0], 10, *window.over(PLANES[2:]))
+    for planes, filters, window in (
+        (MANY_PLANES, 88, Window((3, 3), padding=(1, 1))),
+        (MANY_PLANES, 88, Window((3, 2), (2, 1), (1, 1))),
+        (PLANES, 10, Window((3, 3))),
+        (PLANES, 10, Window((3, 2), (2, 1), (1, 1))),
+    ):
+        x = put(engine, normal(1, *planes))
+        weights = put(engine, normal(2, filters, planes[1], *window.size))
+        small = (planes[0], filters, *window.over(planes[2:]))
         delta = put(engine, normal(3, *small))
-        out, by_x, by_weights, by_bias = make(*small), make(*PLANES), make(*weights.shape), make(10)
+        out, by_x, by_weights = make(*small), make(*planes), make(*weights.shape)
+        by_bias = make(filters)
         engine.convolve(x, weights, out, window)
         engine.convolve_input(delta, weights, by_x, window)
         engine.convolve_weights(x, delta, by_weights, window, filter_sums=by_bias)

@@ -62,5 +62,7 @@ def test_a_step_takes_little_more_than_weights_gradients_and_activations(
     assert engine.device.memory.taken == taken, "a step must allocate nothing"
     activations = rows * (model.inputs + sum(math.prod(la.outputs) for la in model.layers))
     # Weights and gradient lie in the host's own memory; a packed copy of the weights may be held.
-    assert taken + 4 * 2 * model.size <= 1.3 * 4 * (3 * model.size + activations)
+    # What a convolution's work-items lay out for themselves grows with the cores, not with the rows.
+    aside = (2 + engine.info.compute_units) << 20
+    assert taken + 4 * 2 * model.size <= 1.3 * 4 * (3 * model.size + activations) + aside
     engine.close()
