@@ -10,15 +10,15 @@ from kernels.interface import Form
 
 FORMS: tuple[Form, ...] = ("nn", "tn", "nt")
 
-GROUPS = 8
-"""Most panels of 16 columns in a group: their packed block of B lies in a core's second cache."""
 HEIGHT = 72
 """Rows that pass by a group before the next ones do: of A, packed or not, a block of 76 KiB."""
 
 PER_CYCLE = 16
 """Products that a core adds a cycle."""
 PACKING = 0.3
-"""Cycles for each element that is packed."""
+"""Cycles for each element of B that is packed."""
+TURNING = 2.0
+"""Cycles for each element of A that is packed: few lie side by side, so the core waits for them."""
 STRIDE = 16
 """Cycles to begin with each row of B that is packed: it lies in another page than the one before."""
 READING = 0.2
@@ -35,11 +35,9 @@ class Tile:
 
     rows: int
     panel: int
-
-    @property
-    def group(self) -> int:
-        """The most columns of a work-item, in whole panels."""
-        return GROUPS * 16 // self.panel * self.panel
+    group: int
+    """The most columns of a work-item, in whole panels: their packed block of B lies in a core's second
+    cache."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ def cycles(cut: Cut, form: Form, m: int, n: int, k: int, units: int, tile: Tile)
     items = across * down
     width = min(cut.columns, -(-n // 16) * 16)
     height = min(cut.rows, m)
-    packed = PACKING * (width + (height if form == "tn" else 0)) + STRIDE
+    packed = PACKING * width + (TURNING * height if form == "tn" else 0) + STRIDE
     read = READING * height * -(-width // tile.panel)
     item = k * (width * height / PER_CYCLE + packed + read) + ITEM
     if items == 1 or units == 1:

@@ -27,9 +27,9 @@ SPAN = 64
 """Rows and columns of a work-group's tile on devices other than CPUs."""
 
 
-WIDE = Tile(8, 48)
+WIDE = Tile(8, 48, group=288)
 """For 32 registers of 16 floats (AVX-512): the sums take 24 of them."""
-NARROW = Tile(6, 16)
+NARROW = Tile(6, 16, group=128)
 """For 16 registers of 8 floats (AVX2): the sums take 12 of them."""
 
 PREFETCHING = ("Portable Computing Language", "Intel(R) OpenCL")

@@ -92,7 +92,6 @@ static inline void pack_rows(const __global float *from, float *to, int m, int r
   /* Eight at a time: what a step writes too much, the next one writes over. */
   for (int step = 0; step < depth - 1; step++) {
     const __global float *row = from + (size_t)step * m;
-    for (int x = 0; x < whole; x += 16) soon(row + (size_t)8 * m + x);
     for (int x = 0; x < whole; x += TILE_ROWS)
       *(loose8 *)(to + x * depth + step * TILE_ROWS) = LOAD8(row + x);
   }

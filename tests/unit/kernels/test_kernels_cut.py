@@ -2,7 +2,7 @@ import pytest
 
 from kernels.cut import CLASSES, Choice, Cut, Tile, best_cut, cuts, shape_class
 
-TILES = (Tile(6, 16), Tile(8, 48))
+TILES = (Tile(6, 16, 128), Tile(8, 48, 288))
 SHAPES = [(1, 1), (32, 64), (33, 10), (512, 500), (2048, 2048), (5000, 3), (7, 20000)]
 
 
@@ -33,7 +33,7 @@ def test_any_choice_makes_a_cut_that_fits(tile: Tile) -> None:
 
 
 def test_a_small_product_stays_whole_and_a_large_one_is_shared() -> None:
-    tile = Tile(6, 16)
+    tile = Tile(6, 16, 128)
     assert best_cut("nn", 32, 64, 64, 2, tile).grid(32, 64) == (1, 1)
     for units in (2, 16):
         across, down = best_cut("tn", 2048, 2048, 784, units, tile).grid(2048, 2048)
@@ -41,7 +41,7 @@ def test_a_small_product_stays_whole_and_a_large_one_is_shared() -> None:
 
 
 def test_one_unit_is_not_shared_with() -> None:
-    assert best_cut("nt", 512, 128, 512, 1, Tile(6, 16)).grid(512, 128) == (1, 1)
+    assert best_cut("nt", 512, 128, 512, 1, Tile(6, 16, 128)).grid(512, 128) == (1, 1)
 
 
 def test_a_class_stands_for_shapes_like_it() -> None:
