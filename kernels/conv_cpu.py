@@ -29,6 +29,12 @@ class CpuConvolution:
         self._device = device
         self._tables = Tables(device, GROUP)
         self._x, self._delta, self._turned = Room(device), Room(device), Room(device)
+        with device.building([source("common.cl", "unfold.cl", "conv.cl")]):
+            self._build()
+            with device.unrecorded():
+                self._warm()
+
+    def _build(self) -> None:
         words = (np.int32,)
         shared = (np.uint64, np.int32)
         types: dict[str, tuple[Any, ...]] = {
@@ -39,12 +45,8 @@ class CpuConvolution:
             "convolve_input": (*_AT, None, *_AT * 2, None, None, *words * 8),
             "convolve_weights": (*_AT * 4, None, None, *words * 8),
         }
-        text = source("common.cl", "unfold.cl", "conv.cl")
-        with device.building([text]):
-            program = device.build(text, {})
-            self._kernels = {name: device.kernel(program, name, of) for name, of in types.items()}
-            with device.unrecorded():
-                self._warm()
+        program = self._device.build(source("common.cl", "unfold.cl", "conv.cl"), {})
+        self._kernels = {name: self._device.kernel(program, name, of) for name, of in types.items()}
 
     def _warm(self) -> None:
         """Run every kernel once: many devices compile at the first launch."""

@@ -209,12 +209,18 @@ class WideConvolution:
         self._items("add_pieces", steps, partial, *out, *(sums or out), *shape)
 
 
-def suits(inner: int, lanes: int) -> bool:
+def suits(inner: int, lanes: int, row: int = 0) -> bool:
     """Say whether a convolution from `inner` to `lanes` planes is one for these kernels.
 
-    A step's vectors are over the latter, by eights, and few inner planes make short loops.
+    A step's vectors are over the latter, by eights, and few inner planes make short loops. Other
+    kernels' vectors are over places, eights of a row of so many: they may be filled better.
     """
-    return inner >= LEAST and lanes >= FILLED * (-(-lanes // 8) * 8)
+    return inner >= LEAST and _filled(lanes) >= max(FILLED, _filled(row))
+
+
+def _filled(count: int) -> float:
+    """Return which share of its eights a count fills."""
+    return count / (-(-count // 8) * 8) if count else 0.0
 
 
 def slides(layer: Layer) -> bool:

@@ -9,6 +9,7 @@ from functools import cached_property
 
 from kernels.activations import activation as find_activation
 from kernels.conv_cpu import CpuConvolution
+from kernels.conv_few import FewConvolution
 from kernels.conv_gpu import GpuConvolution
 from kernels.conv_layout import Layer
 from kernels.conv_wide import WideConvolution, suits
@@ -28,16 +29,19 @@ class Convolution:
 
     @cached_property
     def _usual(self) -> CpuConvolution | GpuConvolution:
-        on_cpu = self._device.info.type == "cpu"
-        return CpuConvolution(self._device) if on_cpu else GpuConvolution(self._device)
+        if self._device.info.type != "cpu":
+            return GpuConvolution(self._device)
+        return (FewConvolution if self._device.wide else CpuConvolution)(self._device)
 
     @cached_property
     def _wide(self) -> WideConvolution:
         return WideConvolution(self._device)
 
-    def _kind(self, inner: int, lanes: int) -> CpuConvolution | GpuConvolution | WideConvolution:
-        """Return the kernels for a convolution from `inner` to `lanes` planes."""
-        return self._wide if self._device.wide and suits(inner, lanes) else self._usual
+    def _kind(
+        self, inner: int, lanes: int, row: int = 0
+    ) -> CpuConvolution | GpuConvolution | WideConvolution:
+        """Return the kernels for a convolution from `inner` to `lanes` planes, with rows of `row`."""
+        return self._wide if self._device.wide and suits(inner, lanes, row) else self._usual
 
     def forward(
         self,
@@ -49,7 +53,7 @@ class Convolution:
         activation: str,
     ) -> None:
         """Enqueue the output; arguments as in `Engine.convolve`, already checked."""
-        kind = self._kind(layer.channels, layer.filters)
+        kind = self._kind(layer.channels, layer.filters, layer.places[1])
         kind.forward(layer, x, w, out, bias, find_activation(activation).code)
 
     def input(
