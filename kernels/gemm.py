@@ -5,6 +5,7 @@ a packed copy in memory would have to be written and read once more, and a train
 of the weights once in each form. So weights are not packed ahead, and a product needs no workspace.
 """
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,9 +48,24 @@ class Gemm:
         self._tiled = device.info.type == "cpu"
         self._tile = tile_of(device)
         self._products: dict[Form, Kernel] = {}
-        for form, text in gemm_sources(device).items():
-            program = device.build(text, {})
-            self._products[form] = device.kernel(program, "product", (*(None,) * 6, cltypes.long16))
+        sources = gemm_sources(device)
+        # The peers of a host each begin with another form, and find the others' built meanwhile.
+        first = os.getpid() % len(FORMS)
+        for form in (*FORMS[first:], *FORMS[:first]):
+            with device.building([sources[form]]):
+                program = device.build(sources[form], {})
+                self._products[form] = device.kernel(
+                    program, "product", (*(None,) * 6, cltypes.long16)
+                )
+                self._warm(device, form)
+
+    def _warm(self, device: OpenDevice, form: Form) -> None:
+        """Run a product once: many devices compile at the first launch."""
+        a, b, out = ((device.buffer(4), 0) for _ in range(3))
+        for buffer, _ in (a, b):
+            device.copy_in(buffer, 0, np.ones(1, np.float32))
+        self(a, b, out, form=form, m=1, n=1, k=1)
+        device.finish()
 
     def __call__(
         self,

@@ -23,7 +23,7 @@ from kernels.device.memory import host_bytes
 from kernels.device.thread_affinity import POCL
 from kernels.device.trial import Tell
 from kernels.errors import KernelError
-from kernels.gemm import Gemm, gemm_sources
+from kernels.gemm import Gemm
 from kernels.interface import Array, DeviceRule, Form, Mirror
 from kernels.mirror import SharedArray, SharedMirror
 from kernels.operation import Operation
@@ -86,22 +86,10 @@ class OpenCLEngine:
         self.waits = 0
         self.device = OpenDevice(info, memory, tell)
         self._operations = Operations(self.device)
-        with self.device.building([*gemm_sources(self.device).values()]):
-            self._gemm = Gemm(self.device)
-            self._warm()
+        self._gemm = Gemm(self.device)
         prepare(self.device, self._gemm, first_use=search)
         self._convolution: Convolution | None = None
         self.mirrors = info.type == "cpu"
-
-    def _warm(self) -> None:
-        """Run every product once: many devices compile at the first launch."""
-        one = np.ones((1, 1), np.float32)
-        square, other, result = self.empty((1, 1)), self.empty((1, 1)), self.empty((1, 1))
-        for array in (square, other):
-            self.upload(array, one)
-        for form in ("nn", "tn", "nt"):
-            self.matmul(square, other, result, form=form)
-        self.device.finish()
 
     def _at(self, array: Array) -> Located:
         if not isinstance(array, DeviceArray) or array.owner is not self:
