@@ -78,9 +78,11 @@ class RuleRunner:
         try:
             for update in updates:
                 self._kernel.enqueue(update)
-            self._engine.wait()
         finally:
-            self._kernel.release()
+            try:
+                self._engine.wait()  # also for those before one that was refused
+            finally:
+                self._kernel.release()
 
     def _self_test(self, kernel: "RuleKernel") -> bool:
         """Compare three updates bit for bit on random numbers over all magnitudes and odd tails."""

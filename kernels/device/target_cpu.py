@@ -39,6 +39,8 @@ _BUILTINS = {"x86-64-v2": "sse41", "x86-64-v3": "avx2", "x86-64-v4": "avx512"}
 THREADS, INLINE = ("pthread-", "cpu-"), ("basic-", "cpu-minimal-")
 """Names, up to PoCL 4 and from there on, of its CPU device, and of the one that computes in the calling
 thread."""
+DEVICES = "pthread cpu cpu-tbb basic cpu-minimal"
+"""Brings both as POCL_DEVICES: PoCL passes over names that it does not know."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _lock = threading.Lock()
@@ -133,7 +135,7 @@ def environment(target: str, level: str | None) -> dict[str, str]:
         folder /= name
     variables = {"POCL_CACHE_DIR": str(folder)}
     if "POCL_DEVICES" not in os.environ:
-        variables["POCL_DEVICES"] = " ".join(name.rstrip("-") for name in (*THREADS, *INLINE))
+        variables["POCL_DEVICES"] = DEVICES
     if target != AS_FOUND:
         variables["POCL_LLVM_CPU_NAME"] = target
         if target in _BUILTINS:
