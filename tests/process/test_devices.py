@@ -90,12 +90,14 @@ def test_what_was_built_for_one_level_is_not_taken_for_another(tmp_path: Path) -
                 "XDG_CACHE_HOME": str(tmp_path),
             },
             timeout=60,
-            check=True,
+            check=False,
             capture_output=True,
             text=True,
         )
         if level != "as found":
-            assert done.stdout.split() == [level, widths[level]]
+            assert done.stdout.split() == [level, widths[level]], done.stderr
+        elif done.returncode != 0:  # a CPU that the compiler does not know
+            assert "unknown target CPU" in done.stderr
 
 
 LINKER = """#!/bin/sh
