@@ -58,15 +58,10 @@ class Operations:
             types = (*at, *operation.numbers, np.uint64, np.int32)
             kernel = device.kernel(program, operation.name, types)
             nowhere = [part for _ in range(operation.arrays) for part in (device.buffer(4), 0)]
-            with device.unrecorded():
-                kernel(
-                    (1,),
-                    (1,) if self._cpu else None,
-                    *nowhere,
-                    *(1 for _ in operation.numbers),
-                    0,
-                    1,
-                )
-                device.finish()
+            numbers = [1 for _ in operation.numbers]
+            with device.unrecorded(), device.on_each_queue() as rounds:
+                for _ in rounds:
+                    group = (1,) if self._cpu else None
+                    kernel((1,), group, *nowhere, *numbers, 0, 1, work=0.0)
         self._kernels[operation.name] = kernel
         return kernel

@@ -218,7 +218,7 @@ unpack_zookeeper() (
 # refuses. Without one we go on: the command itself says what is wrong, or is told to use numpy.
 ensure_device() {
   local found=''
-  if [[ -e $venv/.device-works ]] || find_device; then
+  if [[ -e $venv/.device-works || "$*" == *numpy* ]] || find_device; then
     return
   fi
   say "no OpenCL device yet: ${found##*$'\n'}"
@@ -226,14 +226,19 @@ ensure_device() {
     say "install PoCL from this system's packages, or a GPU's driver"
   elif ((EUID != 0)); then
     say "to get one: sudo apt-get update && sudo apt-get install -y --no-install-recommends pocl-opencl-icd"
-  elif (install_packages pocl-opencl-icd) && find_device; then
-    say "found device $found"
+  elif [[ -e $venv/.device-asked ]]; then
+    say "apt-get brought none before; to try again: apt-get install -y pocl-opencl-icd"
+  else
+    touch "$venv/.device-asked"
+    if (install_packages pocl-opencl-icd) && find_device; then
+      say "found device $found"
+    fi
   fi
 }
 
 # Set `found` to the device that a run takes, or to why there is none.
 find_device() {
-  found=$("$venv/bin/python" -I -m kernels.device 2>/dev/null) || return
+  found=$("$venv/bin/python" -I -m kernels.device) || return
   touch "$venv/.device-works"
 }
 
@@ -241,7 +246,7 @@ ensure_environment() {
   local extra=$1 started=$SECONDS
   if is_current "$extra"; then
     ensure_system no-python
-    ensure_device
+    ensure_device "$@"
     return
   fi
   [[ -w $root && -w $root/pyproject.toml ]] ||
@@ -258,9 +263,9 @@ ensure_environment() {
     fingerprint "$extra" >"$venv/.installed-$extra"
     # What the tests need includes what a run needs.
     [[ $extra == run ]] || fingerprint run >"$venv/.installed-run"
-    rm -f "$venv/.device-works"
+    rm -f "$venv/.device-works" "$venv/.device-asked"
     say "set up in $((SECONDS - started)) s with Python $(version_of "$venv/bin/python")"
   fi
   exec 9>&-
-  ensure_device
+  ensure_device "$@"
 }

@@ -92,12 +92,13 @@ ensure_oclgrind() {
 
 # Run pytest on the device tests under Oclgrind, which simulates a device and reports accesses out of
 # bounds and races; tests/device/conftest.py makes a report fail its test. Then once more on the
-# products, with the tiles for CPUs with AVX-512.
+# products and convolutions, with the tiles for CPUs with AVX-512.
 test_under_oclgrind() {
   # pyopencl would take what it once built with other options from its cache.
   local -x PYOPENCL_NO_CACHE=1
   local simulated=(oclgrind --data-races --compute-units 4)
   "${simulated[@]}" "$@" -m 'not heavy' tests/device || return
   "${simulated[@]}" --build-options -D__AVX512F__ "$@" -m 'not heavy' -k 'not GPUs' \
-    tests/device/test_device_products.py tests/device/test_device_order.py
+    tests/device/test_device_products.py tests/device/test_device_order.py \
+    tests/device/test_device_convolution.py
 }

@@ -4,6 +4,7 @@ Exit code 0: it is an OpenCL device. 3: none works, and the line says why, or nu
 """
 
 import sys
+from functools import partial
 
 from kernels.device.choice import choose
 from kernels.errors import DeviceError
@@ -12,7 +13,7 @@ from kernels.errors import DeviceError
 def main() -> int:
     """Choose as "auto" does."""
     try:
-        info = choose(tell=print)
+        info = choose(tell=partial(print, file=sys.stderr, flush=True))
     except DeviceError as error:
         print(error)
         return 3

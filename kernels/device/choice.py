@@ -1,6 +1,7 @@
 """Choose a device by what a person wrote, among those that a trial has shown to work."""
 
 import re
+import time
 from collections.abc import Callable, Sequence
 
 from kernels.device.discovery import (
@@ -46,9 +47,10 @@ def choose(
             f"device.select = {select!r} names no device; there is {choices}; "
             'or "auto", "cpu", "gpu", "numpy"'
         )
+    began = time.time()
     working, failed = _try_all(matches, lambda info: tried(info, tell))
     if matches and not working:  # what failed before may have been mended since
-        working, failed = _try_all(matches, lambda info: tried(info, tell, again=True))
+        working, failed = _try_all(matches, lambda info: tried(info, tell, began))
     if working:
         for info, trial in failed:
             tell(f"device {info} is passed over, because it fails: {trial.reason}")

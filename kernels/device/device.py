@@ -230,6 +230,25 @@ class OpenDevice:
         """Whether nothing was enqueued since everything was finished."""
         return self.last is None and not self._copies
 
+    @contextmanager
+    def on_each_queue(self) -> Iterator[Iterator[None]]:
+        """Give an iterator whose rounds enqueue on one queue after the other, and finish there.
+
+        PoCL compiles a kernel for each of its devices when it is first launched there.
+        """
+        inline = self.inline
+
+        def rounds() -> Iterator[None]:
+            for queue in {id(inline): inline, id(None): None}.values():
+                self.inline = queue
+                yield
+                self.finish()
+
+        try:
+            yield rounds()
+        finally:
+            self.inline = inline
+
     def is_small(self, work: float, kernels: int = 1) -> bool:
         """Say if kernels are done sooner in the calling thread than by threads that have to wake.
 

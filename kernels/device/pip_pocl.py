@@ -68,7 +68,7 @@ def _library_of(device: Any) -> Path | None:
     """
     (table,) = ctypes.cast(device.int_ptr, ctypes.POINTER(ctypes.c_size_t * 1)).contents
     try:
-        maps = Path("/proc/self/maps").read_text(encoding="utf-8")
+        maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
         return None
     for line in maps.splitlines():

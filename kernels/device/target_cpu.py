@@ -59,15 +59,15 @@ class Started:
 _started: Started | None = None
 
 
-def check_name(name: str) -> str:
-    """Return a CPU's name, or `AS_FOUND`, if it can be one.
+def check_name(name: str, key: str = "device.target_cpu") -> str:
+    """Return a CPU's name, or `AS_FOUND`, if it can be one; ``key`` says where it was set.
 
     Raises:
         DeviceError: it cannot.
     """
     if name != AS_FOUND and not _NAME.fullmatch(name):
         raise DeviceError(
-            f"device.target_cpu = {name!r} is no CPU's name: use one that LLVM knows, such as "
+            f"{key} = {name!r} is no CPU's name: use one that LLVM knows, such as "
             f'"x86-64-v3", or "{AS_FOUND}"'
         )
     return name
@@ -112,7 +112,8 @@ def start(target: str | None = None) -> Started:
     with _lock:
         if _started is None:
             given = os.environ.get("POCL_LLVM_CPU_NAME")
-            name = check_name(target or given or own_level() or AS_FOUND)
+            asked = "device.target_cpu" if target or not given else "POCL_LLVM_CPU_NAME"
+            name = check_name(target or given or own_level() or AS_FOUND, asked)
             foreign = pip_pocl.is_loaded()
             if name == AS_FOUND:
                 os.environ.pop("POCL_LLVM_CPU_NAME", None)
@@ -138,7 +139,7 @@ def environment(target: str, level: str | None) -> dict[str, str]:
         variables["POCL_DEVICES"] = DEVICES
     if target != AS_FOUND:
         variables["POCL_LLVM_CPU_NAME"] = target
-        if target in _BUILTINS:
+        if target in _BUILTINS and "POCL_KERNELLIB_NAME" not in os.environ:
             variables["POCL_KERNELLIB_NAME"] = _BUILTINS[target]
     return variables
 

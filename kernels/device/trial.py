@@ -9,9 +9,12 @@ import contextlib
 import json
 import math
 import os
+import select
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
 
 WITHIN = 40.0
 """Seconds for one device: one or two, and more where a cold disk or a busy machine holds it up."""
-KEPT_FAILURE = 24 * 3600.0
+KEPT_FAILURE = 600.0
 """Seconds for which a failure is believed while another device works."""
 LONG = 2.0
 """Seconds after which a person is told what goes on."""
@@ -42,6 +45,7 @@ NO_EXECUTION = (
 )
 WORDS = 4
 """Lines of a driver's output that are kept as the reason of a failure."""
+LONGEST_LINE = 300
 
 Tell = Callable[[str], None]
 """Tells a person what takes long."""
@@ -59,16 +63,18 @@ class Trial:
     """Seconds since 1970."""
 
 
-def tried(info: DeviceInfo, tell: Tell, *, again: bool = False) -> Trial:
-    """Return what is known of a device; try it first if nothing is, or if it failed long ago.
+def tried(info: DeviceInfo, tell: Tell, since: float | None = None) -> Trial:
+    """Return what is known of a device; try it first if nothing is.
 
-    ``again`` tries a device that failed at any time.
+    A failure counts as known if it is not older than ``since`` (seconds since 1970), by default than
+    KEPT_FAILURE. Devices of one model are told apart, and so are the hosts that share a home.
     """
-    folder = cache_folder()
-    path = folder / f"{key_of(info, 'trial')}.trial"
+    since = time.time() - KEPT_FAILURE if since is None else since
+    key = key_of(info, "trial", str(info.index), socket.gethostname())
+    path = cache_folder() / f"{key}.trial"
     with exclusive(path.with_suffix(".lock"), f"tries device {info}"):
         kept = _read(path)
-        if kept is not None and (kept.works or not (again or _is_old(kept))):
+        if kept is not None and (kept.works or since <= kept.when <= time.time()):
             return kept
         found = _run(info, tell)
         part = path.with_suffix(".part")
@@ -76,10 +82,6 @@ def tried(info: DeviceInfo, tell: Tell, *, again: bool = False) -> Trial:
             part.write_text(json.dumps(asdict(found)), encoding="utf-8")
             part.replace(path)
         return found
-
-
-def _is_old(kept: Trial) -> bool:
-    return not 0 <= time.time() - kept.when < KEPT_FAILURE
 
 
 def _read(path: Path) -> Trial | None:
@@ -96,13 +98,24 @@ def _run(info: DeviceInfo, tell: Tell) -> Trial:
     target = info.target if started.foreign and info.target else started.name
     arguments = (str(info.index), info.name, target)
     began = time.monotonic()
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "kernels.device.trial", *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
+    # The child finds this very package, and its end of the lifeline closes however this process ends.
+    home = str(Path(__file__).parents[2])
+    paths = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))
+    lifeline, held = os.pipe()
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "kernels.device.trial", *arguments],
+            stdin=lifeline,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            env={**os.environ, "PYTHONPATH": paths},
+        )
+    except BaseException:
+        os.close(held)
+        raise
+    finally:
+        os.close(lifeline)
     try:
         try:
             out, errors = process.communicate(timeout=LONG)
@@ -114,6 +127,7 @@ def _run(info: DeviceInfo, tell: Tell) -> Trial:
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # with the compilers that it started
+        os.close(held)
         process.communicate()
     if time.monotonic() - began > LONG:
         tell(f"tried it in {time.monotonic() - began:.1f} s")
@@ -121,10 +135,16 @@ def _run(info: DeviceInfo, tell: Tell) -> Trial:
         told = json.loads(out.decode(errors="replace").strip().rpartition("\n")[2])
         return Trial(**told, when=time.time())
     text = errors.decode(errors="replace")
-    words = [line.strip() for line in text.splitlines() if line.strip()]
+    words = [shown(line) for line in text.splitlines() if line.strip()]
     said = f": {' | '.join(words[-WORDS:])}" if words else ""
     hint = NO_EXECUTION if "failed to map segment" in text else ""
     return Trial(False, f"{_ending(process.returncode)}{said}{hint}", when=time.time())
+
+
+def shown(line: str) -> str:
+    """Return a driver's line as it can be shown: no longer than a few words, and plain."""
+    plain = "".join(one if one.isprintable() else " " for one in line.strip())
+    return plain if len(plain) <= LONGEST_LINE else f"{plain[:LONGEST_LINE]}…"
 
 
 def _ending(status: int) -> str:
@@ -174,10 +194,17 @@ def _check(device: "OpenDevice", x: np.ndarray, y: np.ndarray, result: Any) -> N
     device.finish()
 
 
+def _leave_with_parent() -> None:
+    """Wait for the end of stdin, which the parent holds; end this process and its compilers."""
+    select.select([0], [], [], WITHIN + 2)
+    os.killpg(0, signal.SIGKILL)
+
+
 def main() -> None:
     """Try the device of this index and name, and tell what is found as a line of JSON."""
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # drivers print to stdout as they like
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(int(WITHIN) + 5)  # even where a driver never gives control back
     index, name, target = sys.argv[1:]

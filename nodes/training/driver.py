@@ -191,7 +191,7 @@ class Driver:
 
     def _compare_kinds(self, state: Mapping[str, Any]) -> None:
         """Say once if a run goes on where the bits differ from those of its life before."""
-        here = {worker["kind"] for worker in state["workers"].values()}
+        here = {worker["kind"] for worker in state["workers"].values() if worker["kind"]}
         if self._kinds and here - self._kinds:
             say(
                 f"another kind of device: {', '.join(sorted(here - self._kinds))}; the run began on "

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from kernels.device.discovery import INSTALL_HINT, DeviceInfo, pip_has_no_cpu_device
+from kernels.device.trial import WITHIN
 from kernels.measure import Measurement
 from paramserver.doctor.child import started
 from paramserver.doctor.report import Report
@@ -14,7 +15,7 @@ from paramserver.errors import NotReady
 
 TRIAL = "paramserver.doctor.trial"
 FIND_WITHIN = 10.0
-TRY_WITHIN = 40.0
+TRY_WITHIN = WITHIN + 40.0
 """Seconds for one device: a second or two, and on an empty kernel cache what compiling takes."""
 
 UNITS = ("GFLOP/s", "GB/s", "µs")
@@ -27,7 +28,10 @@ async def find_devices() -> list[DeviceInfo]:
         NotReady: a driver crashed or hung while it was asked.
     """
     async with started(TRIAL, deadline=FIND_WITHIN) as child:
-        return [DeviceInfo(**one) for one in (await child.told())["devices"]]
+        told = await child.told()
+        if "error" in told:
+            raise NotReady(told["error"])
+        return [DeviceInfo(**one) for one in told["devices"]]
 
 
 async def examine_devices(report: Report, device: str | None) -> None:
@@ -77,7 +81,7 @@ def no_device_hint() -> str:
 async def _say_choice(report: Report) -> None:
     """Say which of several devices a run takes, if nothing else is asked for."""
     try:
-        async with started(TRIAL, "auto", "choose", deadline=FIND_WITHIN) as child:
+        async with started(TRIAL, "auto", "choose", deadline=TRY_WITHIN) as child:
             told = await child.told()
     except NotReady as error:
         told = {"error": str(error)}

@@ -71,7 +71,10 @@ def main() -> None:
     elif len(sys.argv) > 1:
         try_device(sys.argv[1], voice)
     else:
-        voice.tell(devices=[asdict(info) for info in devices()])
+        try:
+            voice.tell(devices=[asdict(info) for info in devices()])
+        except KernelError as error:
+            voice.tell(error=str(error))
 
 
 if __name__ == "__main__":

@@ -41,8 +41,8 @@ class Machine:
         monkeypatch.setattr(choice, "tried", self.tried)
         monkeypatch.setattr(choice, "pip_has_no_cpu_device", lambda: False)
 
-    def tried(self, info: DeviceInfo, tell: object, *, again: bool = False) -> Trial:
-        return GOOD if again and info in self.mended else self.trials.get(info, GOOD)
+    def tried(self, info: DeviceInfo, tell: object, since: float | None = None) -> Trial:
+        return GOOD if since is not None and info in self.mended else self.trials.get(info, GOOD)
 
     def choose(self, select: str) -> DeviceInfo:
         return choose(select, tell=self.told.append)

@@ -72,9 +72,18 @@ def test_the_cache_folder_carries_the_name_once(monkeypatch: pytest.MonkeyPatch)
     assert environment("x86-64-v3", "x86-64-v4")["POCL_CACHE_DIR"] == folder
 
 
-def test_as_found_tells_pocl_no_name() -> None:
+def test_as_found_tells_pocl_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POCL_DEVICES", "pthread")
     assert set(environment(AS_FOUND, None)) == {"POCL_CACHE_DIR"}
     assert environment("x86-64-v4", None)["POCL_LLVM_CPU_NAME"] == "x86-64-v4"
+
+
+def test_what_a_person_set_for_pocl_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("POCL_DEVICES", "POCL_KERNELLIB_NAME"):
+        monkeypatch.delenv(name, raising=False)
+        assert name in environment("x86-64-v3", None)
+        monkeypatch.setenv(name, "mine")
+        assert name not in environment("x86-64-v3", None)
 
 
 @pytest.mark.parametrize("name", ["", " ", "a b", "-x", "x/y", "näm", "x\ny"])
