@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from kernels.device.discovery import (
     INSTALL_HINT,
@@ -54,7 +55,8 @@ def choose(
     if working:
         for info, trial in failed:
             tell(f"device {info} is passed over, because it fails: {trial.reason}")
-        return working[0][0]
+        best, trial = working[0]
+        return replace(best, width=trial.width)
     if not found and wanted == "auto" and pip_has_no_cpu_device():
         return numpy_device()
     raise DeviceError(no_device(select, failed))

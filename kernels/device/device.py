@@ -109,7 +109,9 @@ class OpenDevice:
     @cached_property
     def width(self) -> int:
         """Floats of the widest instructions that the device's compiler makes; 1 for other than CPUs."""
-        return self._vector_width() if self.info.type == "cpu" else 1
+        if self.info.type != "cpu":
+            return 1
+        return self.info.width or self._vector_width()
 
     def translating(self, doing: str) -> Translating:
         """Return a context in which pyopencl's errors become DeviceError."""

@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from kernels.device import pip_pocl, target_cpu
@@ -41,6 +41,8 @@ class DeviceInfo:
     """Bytes to which a host buffer must be aligned for the device to use it in place."""
     target: str = ""
     """The CPU that PoCL's compiler compiles for; empty on other devices."""
+    width: int = field(default=0, compare=False)
+    """Floats of the widest instructions that its compiler makes; 0 before it was tried."""
 
     def __str__(self) -> str:
         units = f"{self.compute_units} unit{'' if self.compute_units == 1 else 's'}"
