@@ -212,9 +212,11 @@ class Interrupted(BaseException):
 def interruptible() -> Iterator[None]:
     """Have SIGINT, SIGTERM and SIGHUP raise `Interrupted` in the context, so that it is undone.
 
-    That is between two steps of Python: after a call into a library, a driver's say. From then on they
-    end the process at once.
+    That is between two steps of Python: after a call into a library, a driver's say. If that step lies
+    in a callback whose errors Python ignores, as its import system has them, it is at the context's
+    end. From then on they end the process at once.
     """
+    got: list[signal.Signals] = []
     taken = [number for number in ENDING if signal.getsignal(number) is signal.SIG_DFL]
 
     def give_back() -> None:
@@ -223,7 +225,8 @@ def interruptible() -> Iterator[None]:
 
     def handle(number: int, _frame: FrameType | None) -> None:
         give_back()
-        raise Interrupted(signal.Signals(number))
+        got.append(signal.Signals(number))
+        raise Interrupted(got[0])
 
     for number in taken:
         signal.signal(number, handle)
@@ -231,6 +234,8 @@ def interruptible() -> Iterator[None]:
         yield
     finally:
         give_back()
+    if got:
+        raise Interrupted(got[0])
 
 
 def end_by(number: signal.Signals) -> None:
