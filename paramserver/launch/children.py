@@ -47,8 +47,8 @@ class Child:
         with contextlib.suppress(OSError), self.log.open("rb") as file:
             file.seek(max(self.told_up_to, self.begins))
             text, newline, rest = file.read(TAIL).rpartition(b"\n")
-            if newline:
-                self.told_up_to = file.tell() - len(rest)
+            if newline or len(rest) >= TAIL:  # a line of that length is passed over
+                self.told_up_to = file.tell() - (len(rest) if newline else 0)
             lines = text.decode(errors="replace").splitlines()
             return [line.removeprefix(TOLD) for line in lines if line.startswith(TOLD)]
         return []
